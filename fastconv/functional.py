@@ -1,0 +1,322 @@
+"""The array level: arrays in, arrays out, forward and gradients; nothing is recorded.
+
+NumPy arrays of float32 or float64, any strides, read-only or not; all arrays of a call have one dtype. Every function
+takes `algorithm`: "auto", or the name of one that `fastconv.registry.kernels(op)` lists. Sizes and argument rules are
+torch.nn's (see fastconv.problem), and padding may also be "same" (TensorFlow's rule, strided too), "valid" or, for
+convolution, (top, bottom, left, right).
+
+Raises ValueError or TypeError that names the argument, its value and what is allowed; Unsupported when a named
+algorithm cannot do the problem.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv import problem as problems
+from fastconv import threads
+from fastconv.problem import ConvProblem, IntPair, LinearProblem, Padding, PoolProblem, Problem
+from fastconv.registry import OPS, choose
+
+Array: TypeAlias = npt.NDArray[Any]
+
+# A scratch array starts on a cache line, so that kernels can keep threads off each other's lines.
+_CACHE_LINE = 64
+
+
+def _checked(**arrays: object) -> str:
+    """The common dtype of the named arrays; TypeError if one is not a NumPy array or differs."""
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name}: needs a NumPy array, got {type(array).__name__}")
+    return problems.same_dtype(**arrays)
+
+
+def prepared(array: Array) -> Array:
+    """`array` as kernels take it: C-contiguous, aligned, and of a type Numba need not compile again for."""
+    array = np.require(array, requirements="CA")
+    if not array.flags.writeable and array.size:
+        # Numba compiles a second version for read-only arrays. Kernels never write to inputs, so alias it instead.
+        buffer = (ctypes.c_byte * array.nbytes).from_address(array.ctypes.data)
+        alias = np.frombuffer(buffer, dtype=array.dtype).reshape(array.shape)
+        alias.flags.writeable = True
+        return alias
+    return array
+
+
+def scratch_array(elements: int, dtype: str) -> Array:
+    """An uninitialised 1-D array that starts on a cache line."""
+    itemsize = problems.itemsize(dtype)
+    raw = np.empty(elements + _CACHE_LINE // itemsize, dtype)
+    start = -raw.ctypes.data % _CACHE_LINE // itemsize
+    return raw[start : start + elements]
+
+
+def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every output of `op`."""
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+        "y": (problem.output_shape, problem.dtype),
+        "gx": (problem.input_shape, problem.dtype),
+        "indices": (problem.output_shape, "int64"),
+    }
+    if not isinstance(problem, PoolProblem):
+        shapes["gw"] = (problem.weight_shape, problem.dtype)
+    return [shapes[name] for name in OPS[op].outputs]
+
+
+def run(op: str, problem: Problem, algorithm: str, *inputs: Array) -> tuple[Array, ...]:
+    """Do `op` with the kernel chosen for `problem`; `inputs` in the order of OPS[op].inputs."""
+    kernel = choose(op, problem, algorithm)
+    arrays = tuple(prepared(array) for array in inputs)
+    if problem.flops == 0:
+        # No images: nothing to do, and a sum over nothing is zero.
+        return tuple(np.zeros(shape, dtype) for shape, dtype in output_shapes(op, problem))
+    outputs = tuple(np.empty(shape, dtype) for shape, dtype in output_shapes(op, problem))
+    with threads.guard():
+        kernel.run(problem, *arrays, *outputs, scratch_array(kernel.scratch(problem), problem.dtype))
+    return outputs
+
+
+def _expect(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name}={array.shape}: needs shape {shape}")
+
+
+def _bias(b: Array | None, channels: int, dtype: str) -> Array:
+    if b is None:
+        return np.empty(0, dtype)
+    if b.shape != (channels,):
+        raise ValueError(f"b={b.shape}: needs shape ({channels},), one value an output channel")
+    return b
+
+
+def conv2d(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    stride: IntPair = 1,
+    padding: Padding = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+) -> Array:
+    """y[n,o,i,j] = b[o] + Σ_{c,r,s} w[o,c,r,s] · x[n, c, i·sh + r·dh − top, j·sw + s·dw − left], zeros outside x.
+
+    x (N, C, H, W), w (O, C/groups, KH, KW), b (O) -> y (N, O, OH, OW). Source: torch.nn.functional.conv2d.
+    """
+    dtype = _checked(x=x, w=w) if b is None else _checked(x=x, w=w, b=b)
+    p = ConvProblem.make(
+        x.shape, w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=b is not None, dtype=dtype
+    )
+    return run("conv2d", p, algorithm, x, w, _bias(b, p.o, dtype))[0]
+
+
+def conv2d_grad_input(
+    input_size: tuple[int, ...],
+    w: Array,
+    gy: Array,
+    stride: IntPair = 1,
+    padding: Padding = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+) -> Array:
+    """The gradient of Σ gy·conv2d(x, w) with respect to x.
+
+    input_size (N, C, H, W), w (O, C/groups, KH, KW), gy (N, O, OH, OW) -> gx (N, C, H, W).
+    Source: torch.nn.grad.conv2d_input.
+    """
+    dtype = _checked(w=w, gy=gy)
+    p = ConvProblem.make(
+        input_size, w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups, dtype=dtype
+    )
+    _expect("gy", gy, p.output_shape)
+    return run("conv2d_grad_input", p, algorithm, gy, w)[0]
+
+
+def conv2d_grad_weight(
+    x: Array,
+    weight_size: tuple[int, ...],
+    gy: Array,
+    stride: IntPair = 1,
+    padding: Padding = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+) -> Array:
+    """The gradient of Σ gy·conv2d(x, w) with respect to w.
+
+    x (N, C, H, W), weight_size (O, C/groups, KH, KW), gy (N, O, OH, OW) -> gw (O, C/groups, KH, KW).
+    Source: torch.nn.grad.conv2d_weight.
+    """
+    dtype = _checked(x=x, gy=gy)
+    p = ConvProblem.make(
+        x.shape, weight_size, stride=stride, padding=padding, dilation=dilation, groups=groups, dtype=dtype
+    )
+    _expect("gy", gy, p.output_shape)
+    return run("conv2d_grad_weight", p, algorithm, x, gy)[0]
+
+
+def _max_pool(
+    x: Array, kernel_size: IntPair, stride: IntPair | None, padding: Padding, dilation: IntPair, ceil_mode: bool
+) -> PoolProblem:
+    return PoolProblem.make(
+        x.shape,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        dtype=_checked(x=x),
+    )
+
+
+def max_pool2d(
+    x: Array,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: Padding = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> Array:
+    """y[n,c,i,j] = the largest x in window (i, j), NaN if there is one; padding counts as −inf.
+
+    x (N, C, H, W) -> y (N, C, OH, OW). Source: torch.nn.functional.max_pool2d.
+    """
+    p = _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+    return run("max_pool2d", p, algorithm, x)[0]
+
+
+def max_pool2d_with_indices(
+    x: Array,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: Padding = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> tuple[Array, Array]:
+    """max_pool2d and where each maximum stands: (y, indices), indices int64, h·W + w within the channel's plane.
+
+    Of equal values the first in reading order counts; of NaNs the last. Source: torch, return_indices=True.
+    """
+    p = _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+    y, indices = run("max_pool2d_with_indices", p, algorithm, x)
+    return y, indices
+
+
+def max_pool2d_grad(
+    x: Array,
+    gy: Array,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: Padding = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> Array:
+    """The gradient of Σ gy·max_pool2d(x) with respect to x: each gy goes to where its window's maximum stands.
+
+    x (N, C, H, W), gy (N, C, OH, OW) -> gx (N, C, H, W).
+    """
+    p = _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+    _checked(x=x, gy=gy)
+    _expect("gy", gy, p.output_shape)
+    return run("max_pool2d_grad", p, algorithm, x, gy)[0]
+
+
+def avg_pool2d(
+    x: Array,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    algorithm: str = "auto",
+) -> Array:
+    """y[n,c,i,j] = the sum of x over window (i, j), divided by the window's size.
+
+    The size counts padding if count_include_pad, but never what lies beyond it; divisor_override replaces it.
+    x (N, C, H, W) -> y (N, C, OH, OW). Source: torch.nn.functional.avg_pool2d.
+    """
+    p = PoolProblem.make(
+        x.shape,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+        divisor_override=divisor_override,
+        dtype=_checked(x=x),
+    )
+    return run("avg_pool2d", p, algorithm, x)[0]
+
+
+def avg_pool2d_grad(
+    input_size: tuple[int, ...],
+    gy: Array,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    algorithm: str = "auto",
+) -> Array:
+    """The gradient of Σ gy·avg_pool2d(x) with respect to x.
+
+    input_size (N, C, H, W), gy (N, C, OH, OW) -> gx (N, C, H, W).
+    """
+    p = PoolProblem.make(
+        input_size,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+        divisor_override=divisor_override,
+        dtype=_checked(gy=gy),
+    )
+    _expect("gy", gy, p.output_shape)
+    return run("avg_pool2d_grad", p, algorithm, gy)[0]
+
+
+def linear(x: Array, w: Array, b: Array | None = None, *, algorithm: str = "auto") -> Array:
+    """y = x wᵀ + b. x (M, in), w (out, in), b (out) -> y (M, out). Source: torch.nn.functional.linear."""
+    dtype = _checked(x=x, w=w) if b is None else _checked(x=x, w=w, b=b)
+    p = LinearProblem.make(x.shape, w.shape, bias=b is not None, dtype=dtype)
+    return run("linear", p, algorithm, x, w, _bias(b, p.o, dtype))[0]
+
+
+def linear_grad_input(w: Array, gy: Array, *, algorithm: str = "auto") -> Array:
+    """gx = gy w, the gradient of Σ gy·linear(x, w) with respect to x. w (out, in), gy (M, out) -> gx (M, in)."""
+    dtype = _checked(w=w, gy=gy)
+    rows, _ = problems.shape("gy", gy.shape, "M out_features")
+    _, features = problems.shape("w", w.shape, "out_features in_features")
+    p = LinearProblem.make((rows, features), w.shape, dtype=dtype)
+    _expect("gy", gy, p.output_shape)
+    return run("linear_grad_input", p, algorithm, gy, w)[0]
+
+
+def linear_grad_weight(x: Array, gy: Array, *, algorithm: str = "auto") -> Array:
+    """gw = gyᵀ x, the gradient of Σ gy·linear(x, w) with respect to w. x (M, in), gy (M, out) -> gw (out, in)."""
+    dtype = _checked(x=x, gy=gy)
+    _, features = problems.shape("x", x.shape, "M in_features")
+    _, outputs = problems.shape("gy", gy.shape, "M out_features")
+    p = LinearProblem.make(x.shape, (outputs, features), dtype=dtype)
+    _expect("gy", gy, p.output_shape)
+    return run("linear_grad_weight", p, algorithm, x, gy)[0]

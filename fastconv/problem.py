@@ -1,0 +1,352 @@
+"""What a kernel is asked to do: frozen, hashable problems.
+
+All argument checking and every output-size formula of the library live in this file. A problem that exists is valid;
+kernels trust it. Every error names the argument, its value and what is allowed.
+
+Letters, the same everywhere: n images, c input channels, h w input size, o output channels, kh kw kernel size,
+oh ow output size, groups; padding is (top, bottom, left, right), because SAME padding need not be symmetric.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, SupportsIndex, TypeAlias
+
+IntPair: TypeAlias = "int | Sequence[int]"
+Padding: TypeAlias = "int | Sequence[int] | str"
+
+DTYPES = ("float32", "float64")
+
+# Index arithmetic in kernels is int64; a single extent stays below this so that products of two never overflow.
+_MAX_EXTENT = 2**31 - 1
+
+
+def _integer(name: str, value: object, minimum: int, whole: object = None) -> int:
+    shown = value if whole is None else whole
+    allowed = f"an int >= {minimum} and < 2**31"
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name}={shown!r}: needs {allowed}, got {type(value).__name__}")
+    number = operator.index(value)
+    if not minimum <= number <= _MAX_EXTENT:
+        raise ValueError(f"{name}={shown!r}: needs {allowed}")
+    return number
+
+
+def integer(name: str, value: object, minimum: int = 1) -> int:
+    """`value` as an int of at least `minimum`, or a TypeError/ValueError that names the argument `name`."""
+    return _integer(name, value, minimum)
+
+
+def pair(name: str, value: object, minimum: int = 1) -> tuple[int, int]:
+    """`value`, an int or a pair (height, width) of ints of at least `minimum`, as a pair."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name}={value!r}: needs an int or a pair (height, width), got {len(value)} values")
+        return (_integer(name, value[0], minimum, value), _integer(name, value[1], minimum, value))
+    if isinstance(value, (str, bytes)) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name}={value!r}: needs an int or a pair (height, width), got {type(value).__name__}")
+    number = _integer(name, value, minimum)
+    return (number, number)
+
+
+def boolean(name: str, value: object) -> bool:
+    """`value` if it is True or False, else a TypeError that names the argument `name`."""
+    if value is True or value is False:
+        return value
+    raise TypeError(f"{name}={value!r}: needs True or False, got {type(value).__name__}")
+
+
+def shape(name: str, value: object, axes: str) -> tuple[int, ...]:
+    """`value` as a shape with the axes named in `axes` (such as "N C H W"), every extent >= 0."""
+    names = axes.split()
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name}={value!r}: needs a shape ({', '.join(names)}), got {type(value).__name__}")
+    if len(value) != len(names):
+        raise ValueError(f"{name}={tuple(value)}: needs {len(names)} dimensions ({', '.join(names)}), got {len(value)}")
+    return tuple(_integer(name, extent, 0, value) for extent in value)
+
+
+def same_dtype(**arrays: Any) -> str:
+    """The common dtype of the named arrays, float32 or float64; TypeError names the array that differs."""
+    first = ""
+    for name, array in arrays.items():
+        dtype = str(array.dtype)
+        if dtype not in DTYPES:
+            raise TypeError(f"{name}: dtype {dtype} is not supported, needs one of {', '.join(DTYPES)}")
+        first = first or dtype
+        if dtype != first:
+            raise TypeError(f"{name}: dtype {dtype} differs from {next(iter(arrays))}'s {first}; they must be the same")
+    return first
+
+
+def output_size(size: int, kernel: int, stride: int, before: int, after: int, dilation: int) -> int:
+    """floor((size + before + after - dilation*(kernel-1) - 1) / stride) + 1: VALID windows over a padded axis.
+
+    Source: torch.nn.Conv2d, "Shape".
+    """
+    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """(before, after) such that the output size is ceil(size / stride); the odd element goes after.
+
+    Source: TensorFlow's SAME rule (tf.nn, "Notes on padding"); for stride 1 it is torch's padding='same'.
+    """
+    outputs = -(-size // stride)
+    total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def conv_padding(
+    padding: object, size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """`padding` (int, pair, 'same', 'valid' or (top, bottom, left, right)) as (top, bottom, left, right)."""
+    if isinstance(padding, str):
+        if padding == "valid":
+            return (0, 0, 0, 0)
+        if padding == "same":
+            vertical = same_padding(size[0], kernel[0], stride[0], dilation[0])
+            return vertical + same_padding(size[1], kernel[1], stride[1], dilation[1])
+        raise ValueError(f"padding={padding!r}: needs an int, a pair (height, width), 'same' or 'valid'")
+    if isinstance(padding, (tuple, list)) and len(padding) == 4:
+        top, bottom, left, right = (_integer("padding", value, 0, padding) for value in padding)
+        return (top, bottom, left, right)
+    ph, pw = pair("padding", padding, 0)
+    return (ph, ph, pw, pw)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvProblem:
+    """A 2-D cross-correlation, torch.nn.Conv2d's: y[n,o] = b[o] + Σ_c corr2d(x[n,c], w[o,c]), and its two gradients.
+
+    Arrays: x (n, c, h, w), w (o, c/groups, kh, kw), b (o), y (n, o, oh, ow).
+    """
+
+    n: int
+    c: int
+    h: int
+    w: int
+    o: int
+    kh: int
+    kw: int
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    bias: bool = False
+    dtype: str = "float32"
+
+    @classmethod
+    def make(
+        cls,
+        input_shape: object,
+        weight_shape: object,
+        *,
+        stride: object = 1,
+        padding: object = 0,
+        dilation: object = 1,
+        groups: object = 1,
+        bias: bool = False,
+        dtype: str = "float32",
+    ) -> ConvProblem:
+        """The problem with these torch.nn.Conv2d arguments; ValueError or TypeError names the argument at fault."""
+        n, c, h, w = shape("input", input_shape, "N C H W")
+        o, cg, kh, kw = shape("weight", weight_shape, "O C/groups KH KW")
+        strides, dilations = pair("stride", stride), pair("dilation", dilation)
+        group = integer("groups", groups)
+        if kh < 1 or kw < 1:
+            raise ValueError(f"weight={(o, cg, kh, kw)}: needs a kernel of at least 1×1, got {kh}×{kw}")
+        if o < 1 or o % group:
+            raise ValueError(f"groups={group}: needs a divisor of the {o} output channels")
+        if c < 1 or c != cg * group:
+            raise ValueError(
+                f"input={(n, c, h, w)}: needs {cg * group} channels for weight {(o, cg, kh, kw)} and groups={group}, got {c}"
+            )
+        pads = conv_padding(padding, (h, w), (kh, kw), strides, dilations)
+        problem = cls(n, c, h, w, o, kh, kw, strides, pads, dilations, group, bias, dtype)
+        if h < 1 or w < 1 or problem.oh < 1 or problem.ow < 1:
+            top, bottom, left, right = pads
+            raise ValueError(
+                f"input={(n, c, h, w)}: with padding {pads} it is {h + top + bottom}×{w + left + right}, smaller than the "
+                f"kernel, which spans {dilations[0] * (kh - 1) + 1}×{dilations[1] * (kw - 1) + 1}"
+            )
+        return problem
+
+    @property
+    def oh(self) -> int:
+        return output_size(self.h, self.kh, self.stride[0], self.padding[0], self.padding[1], self.dilation[0])
+
+    @property
+    def ow(self) -> int:
+        return output_size(self.w, self.kw, self.stride[1], self.padding[2], self.padding[3], self.dilation[1])
+
+    @property
+    def cg(self) -> int:
+        """Input channels of one group."""
+        return self.c // self.groups
+
+    @property
+    def og(self) -> int:
+        """Output channels of one group."""
+        return self.o // self.groups
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return (self.n, self.c, self.h, self.w)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return (self.o, self.cg, self.kh, self.kw)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return (self.n, self.o, self.oh, self.ow)
+
+    @property
+    def flops(self) -> int:
+        """2 × multiply-adds of the direct algorithm, padding counted: the credit of every algorithm."""
+        return 2 * self.n * self.o * self.oh * self.ow * self.cg * self.kh * self.kw
+
+    @property
+    def bytes(self) -> int:
+        """Compulsory traffic: x, w and y once each."""
+        words = self.n * self.c * self.h * self.w + self.o * self.cg * self.kh * self.kw
+        return itemsize(self.dtype) * (words + self.n * self.o * self.oh * self.ow)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolProblem:
+    """2-D max or average pooling with torch.nn's arguments, and its gradient. Arrays: x (n, c, h, w), y (n, c, oh, ow)."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+    kh: int
+    kw: int
+    oh: int
+    ow: int
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int] = (1, 1)
+    count_include_pad: bool = True
+    divisor_override: int = 0
+    dtype: str = "float32"
+
+    @classmethod
+    def make(
+        cls,
+        input_shape: object,
+        kernel_size: object,
+        *,
+        stride: object = None,
+        padding: object = 0,
+        dilation: object = 1,
+        ceil_mode: object = False,
+        count_include_pad: object = True,
+        divisor_override: object = None,
+        dtype: str = "float32",
+    ) -> PoolProblem:
+        """The problem with these torch.nn.MaxPool2d / AvgPool2d arguments; padding may also be 'same' or 'valid'."""
+        n, c, h, w = shape("input", input_shape, "N C H W")
+        kernel = pair("kernel_size", kernel_size)
+        strides = kernel if stride is None else pair("stride", stride)
+        dilations = pair("dilation", dilation)
+        ceil = boolean("ceil_mode", ceil_mode)
+        include = boolean("count_include_pad", count_include_pad)
+        divisor = 0 if divisor_override is None else integer("divisor_override", divisor_override)
+        pads = conv_padding(padding, (h, w), kernel, strides, dilations)
+        if not isinstance(padding, str) and (max(pads[:2]) > kernel[0] // 2 or max(pads[2:]) > kernel[1] // 2):
+            raise ValueError(f"padding={padding!r}: needs at most half of kernel_size {kernel}")
+        oh = pool_output_size(h, kernel[0], strides[0], pads[0], pads[1], dilations[0], ceil)
+        ow = pool_output_size(w, kernel[1], strides[1], pads[2], pads[3], dilations[1], ceil)
+        if h < 1 or w < 1 or c < 1 or oh < 1 or ow < 1:
+            raise ValueError(
+                f"input={(n, c, h, w)}: needs at least one channel and a size of at least the window "
+                f"{dilations[0] * (kernel[0] - 1) + 1}×{dilations[1] * (kernel[1] - 1) + 1} less the padding {pads}"
+            )
+        return cls(n, c, h, w, *kernel, oh, ow, strides, pads, dilations, include, divisor, dtype)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return (self.n, self.c, self.h, self.w)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return (self.n, self.c, self.oh, self.ow)
+
+    @property
+    def flops(self) -> int:
+        """One operation per window element."""
+        return self.n * self.c * self.oh * self.ow * self.kh * self.kw
+
+    @property
+    def bytes(self) -> int:
+        """Compulsory traffic: x and y once each."""
+        return itemsize(self.dtype) * self.n * self.c * (self.h * self.w + self.oh * self.ow)
+
+
+def pool_output_size(size: int, kernel: int, stride: int, before: int, after: int, dilation: int, ceil: bool) -> int:
+    """Number of pooling windows on one axis; with `ceil` a last, partial window counts too.
+
+    Source: torch.nn.MaxPool2d, "Shape": when ceil_mode is true, a window may run off the end, but not start in the
+    right padding.
+    """
+    if not ceil:
+        return output_size(size, kernel, stride, before, after, dilation)
+    count = -(-(size + before + after - dilation * (kernel - 1) - 1) // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + before else count
+
+
+@dataclass(frozen=True, slots=True)
+class LinearProblem:
+    """y = x wᵀ + b, torch.nn.Linear's, and its two gradients. Arrays: x (m, i), w (o, i), b (o), y (m, o)."""
+
+    m: int
+    i: int
+    o: int
+    bias: bool = False
+    dtype: str = "float32"
+
+    @classmethod
+    def make(
+        cls, input_shape: object, weight_shape: object, *, bias: bool = False, dtype: str = "float32"
+    ) -> LinearProblem:
+        """The problem with these shapes, x (m, in_features) and w (out_features, in_features)."""
+        m, i = shape("input", input_shape, "M in_features")
+        o, wi = shape("weight", weight_shape, "out_features in_features")
+        if i != wi or i < 1 or o < 1:
+            raise ValueError(f"input={(m, i)}: needs {wi} features (at least 1) for weight {(o, wi)}, got {i}")
+        return cls(m, i, o, bias, dtype)
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        return (self.m, self.i)
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        return (self.o, self.i)
+
+    @property
+    def output_shape(self) -> tuple[int, int]:
+        return (self.m, self.o)
+
+    @property
+    def flops(self) -> int:
+        """2 × multiply-adds."""
+        return 2 * self.m * self.i * self.o
+
+    @property
+    def bytes(self) -> int:
+        """Compulsory traffic: x, w and y once each."""
+        return itemsize(self.dtype) * (self.m * self.i + self.o * self.i + self.m * self.o)
+
+
+Problem: TypeAlias = ConvProblem | PoolProblem | LinearProblem
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one element of a supported dtype."""
+    return {"float32": 4, "float64": 8}[dtype]

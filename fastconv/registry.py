@@ -1,0 +1,211 @@
+"""Which kernel serves a problem: the table of kernels, the choice, and its explanation.
+
+A kernel has one name, `op/algorithm/backend` such as `conv2d/im2col/cpu`, and registers itself:
+
+    @kernel("conv2d/im2col/cpu", limit=2.0, scratch=..., unsupported=..., cost=...)
+    def run(p, x, w, b, y, scratch): ...
+
+Files in kernels/<backend>/ are imported when the backend is first used, so that adding a kernel is adding a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem
+
+if TYPE_CHECKING:
+    from fastconv.measure import Explanation
+
+
+class Unsupported(ValueError):
+    """A valid problem that the named algorithm cannot do; the message says which algorithm and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """An operation: its problem type and the names of the arrays a kernel reads and writes, in call order."""
+
+    problem: type[Problem]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+OPS: Mapping[str, Op] = {
+    "conv2d": Op(ConvProblem, ("x", "w", "b"), ("y",)),
+    "conv2d_grad_input": Op(ConvProblem, ("gy", "w"), ("gx",)),
+    "conv2d_grad_weight": Op(ConvProblem, ("x", "gy"), ("gw",)),
+    "max_pool2d": Op(PoolProblem, ("x",), ("y",)),
+    "max_pool2d_with_indices": Op(PoolProblem, ("x",), ("y", "indices")),
+    "max_pool2d_grad": Op(PoolProblem, ("x", "gy"), ("gx",)),
+    "avg_pool2d": Op(PoolProblem, ("x",), ("y",)),
+    "avg_pool2d_grad": Op(PoolProblem, ("gy",), ("gx",)),
+    "linear": Op(LinearProblem, ("x", "w", "b"), ("y",)),
+    "linear_grad_input": Op(LinearProblem, ("gy", "w"), ("gx",)),
+    "linear_grad_weight": Op(LinearProblem, ("x", "gy"), ("gw",)),
+}
+
+BACKENDS = ("cpu",)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One way to do one operation on one backend.
+
+    run(p, *inputs, *outputs, scratch) writes every element of every output. Arrays are C-contiguous and of p.dtype;
+    an absent bias is an array of no elements; `scratch` is an uninitialised 1-D array of scratch(p) elements.
+    unsupported(p) is the reason why the kernel cannot do p, or None. cost(p) is its predicted time in flops at the
+    machine's FMA peak. limit is the most its error may be, in the units of fastconv.testing.error.
+    """
+
+    op: str
+    algorithm: str
+    backend: str
+    run: Callable[..., None]
+    limit: float
+    scratch: Callable[[Any], int]
+    unsupported: Callable[[Any], str | None]
+    cost: Callable[[Any], float]
+
+    @property
+    def name(self) -> str:
+        return f"{self.op}/{self.algorithm}/{self.backend}"
+
+
+_kernels: dict[str, Kernel] = {}
+_loaded: set[str] = set()
+_loading = Lock()
+
+
+def kernel(
+    name: str,
+    *,
+    limit: float,
+    cost: Callable[[Any], float],
+    scratch: Callable[[Any], int] = lambda p: 0,
+    unsupported: Callable[[Any], str | None] = lambda p: None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register the decorated function as the kernel `name`; see Kernel for what the arguments mean."""
+    parts = name.split("/")
+    if len(parts) != 3 or parts[0] not in OPS or parts[2] not in BACKENDS:
+        raise ValueError(f"name={name!r}: needs op/algorithm/backend, op in {tuple(OPS)}, backend in {BACKENDS}")
+    if name in _kernels:
+        raise ValueError(f"name={name!r}: registered twice, by {_kernels[name].run.__module__} before")
+
+    def register(run: Callable[..., None]) -> Callable[..., None]:
+        _kernels[name] = Kernel(*parts, run, limit, scratch, unsupported, cost)  # type: ignore[arg-type]
+        _cheapest.cache_clear()
+        return run
+
+    return register
+
+
+def _load(backend: str) -> None:
+    if backend in _loaded:
+        return
+    with _loading:
+        if backend in _loaded:
+            return
+        try:
+            package = importlib.import_module(f"fastconv.kernels.{backend}")
+        except ModuleNotFoundError as error:
+            if error.name != "fastconv.kernels":
+                raise
+            raise ModuleNotFoundError("fastconv.kernels is not installed: run `pip install -e .`", name=error.name) from error
+        for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+            importlib.import_module(f"{package.__name__}.{module}")
+        _loaded.add(backend)
+
+
+def kernels(op: str | None = None, backend: str = "cpu") -> list[Kernel]:
+    """Every registered kernel of `backend`, of one operation if `op` is given, by name."""
+    if op is not None and op not in OPS:
+        raise ValueError(f"op={op!r}: needs one of {', '.join(OPS)}")
+    _load(backend)
+    return [k for _, k in sorted(_kernels.items()) if k.backend == backend and op in (None, k.op)]
+
+
+_named: ContextVar[Mapping[str, str]] = ContextVar("fastconv_use", default={})
+
+
+class use:  # noqa: N801 - called like a function, as torch.no_grad is
+    """Let the named kernels serve their operations wherever `algorithm` is "auto".
+
+    `use("conv2d/direct", "max_pool2d/naive")` holds from the call on, in this thread or task; as a context manager
+    until the block ends. `use()` names nothing: every operation is chosen automatically again. A named kernel that
+    cannot do a problem raises Unsupported; it is never replaced.
+    """
+
+    def __init__(self, *names: str) -> None:
+        chosen: dict[str, str] = dict(_named.get()) if names else {}
+        for name in names:
+            op, _, rest = name.partition("/") if isinstance(name, str) else ("", "", "")
+            algorithm = rest.partition("/")[0]
+            if op not in OPS or algorithm not in {k.algorithm for k in kernels(op)}:
+                available = ", ".join(f"{k.op}/{k.algorithm}" for k in kernels(op if op in OPS else None))
+                raise ValueError(f"name={name!r}: needs op/algorithm, one of {available}")
+            chosen[op] = algorithm
+        self._token: Token[Mapping[str, str]] = _named.set(chosen)
+
+    def __enter__(self) -> use:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _named.reset(self._token)
+
+
+def choose(op: str, problem: Problem, algorithm: str = "auto", backend: str = "cpu") -> Kernel:
+    """The kernel that serves `problem`: the named algorithm, or for "auto" the one `use` names or the cheapest.
+
+    Raises Unsupported if a named algorithm cannot do the problem, ValueError if there is none of that name.
+    """
+    if algorithm == "auto":
+        algorithm = _named.get().get(op, "auto")
+        if algorithm == "auto":
+            return _cheapest(op, problem, backend)
+    found = {k.algorithm: k for k in kernels(op, backend)}
+    if not isinstance(algorithm, str) or algorithm not in found:
+        raise ValueError(f"algorithm={algorithm!r}: {op} on {backend} needs 'auto' or one of {', '.join(found)}")
+    chosen = found[algorithm]
+    reason = chosen.unsupported(problem)
+    if reason is not None:
+        raise Unsupported(f"{chosen.name}: {reason}")
+    return chosen
+
+
+@lru_cache(maxsize=4096)
+def _cheapest(op: str, problem: Problem, backend: str) -> Kernel:
+    able = [k for k in kernels(op, backend) if k.unsupported(problem) is None]
+    return min(able, key=lambda k: (k.cost(problem), k.name))
+
+
+def operations(problem: Problem) -> list[str]:
+    """The operations that a problem of this type has: forward first, then the gradients."""
+    return [name for name, op in OPS.items() if isinstance(problem, op.problem)]
+
+
+def explain(target: Any, x: Any = None, *, measure: bool = False, ops: Iterable[str] | None = None) -> Explanation:
+    """Every candidate kernel for a problem, or for a layer and its input, and which one is chosen and why.
+
+    `target` is a Problem, or a layer with `.problem(x)`; `x` is the layer's input. Printed, the result is a table with
+    predicted time, scratch memory and, with measure=True, measured time, GFLOP/s, share of the machine's measured
+    FMA peak and error against float64. A kernel that cannot do the problem is listed with the reason.
+    """
+    from fastconv.measure import explain_problem
+
+    if isinstance(target, (ConvProblem, PoolProblem, LinearProblem)):
+        problem = target
+    elif hasattr(target, "problem"):
+        if x is None:
+            raise ValueError("x=None: explaining a layer needs its input")
+        problem = target.problem(x)
+    else:
+        raise TypeError(f"target={target!r}: needs a problem or a layer that is served by kernels")
+    return explain_problem(problem, list(ops) if ops is not None else operations(problem), measured=measure)
