@@ -12,6 +12,7 @@ algorithm cannot do the problem.
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,8 +25,10 @@ from fastconv.registry import OPS, choose
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# A scratch array starts on a cache line, so that kernels can keep threads off each other's lines.
+# Scratch starts on a cache line, so that kernels can keep threads off each other's lines.
 _CACHE_LINE = 64
+# The most scratch a thread keeps between calls, in bytes.
+_KEPT_SCRATCH = 32 * 2**20
 
 
 def _checked(**arrays: object) -> str:
@@ -38,6 +41,9 @@ def _checked(**arrays: object) -> str:
 
 def prepared(array: Array) -> Array:
     """`array` as kernels take it: C-contiguous, aligned, and of a type Numba need not compile again for."""
+    flags = array.flags
+    if type(array) is np.ndarray and flags.c_contiguous and flags.aligned and flags.writeable:
+        return array
     array = np.require(array, requirements="CA")
     if not array.flags.writeable and array.size:
         # Numba compiles a second version for read-only arrays. Kernels never write to inputs, so alias it instead.
@@ -48,12 +54,31 @@ def prepared(array: Array) -> Array:
     return array
 
 
-def scratch_array(elements: int, dtype: str) -> Array:
+def aligned(elements: int, dtype: str) -> Array:
     """An uninitialised 1-D array that starts on a cache line."""
     itemsize = problems.itemsize(dtype)
     raw = np.empty(elements + _CACHE_LINE // itemsize, dtype)
     start = -raw.ctypes.data % _CACHE_LINE // itemsize
     return raw[start : start + elements]
+
+
+class _Workspace(threading.local):
+    """Scratch memory that a thread keeps between calls: fresh pages cost more than many a kernel."""
+
+    def __init__(self) -> None:
+        self.kept: Array = aligned(0, "float32")
+
+    def get(self, elements: int, dtype: str) -> Array:
+        """An uninitialised 1-D array on a cache line, valid until the thread's next call."""
+        nbytes = elements * problems.itemsize(dtype)
+        if nbytes > _KEPT_SCRATCH:
+            return aligned(elements, dtype)
+        if nbytes > self.kept.nbytes:
+            self.kept = aligned(-(-nbytes // 4), "float32")
+        return self.kept[: nbytes // 4].view(dtype)
+
+
+_workspace = _Workspace()
 
 
 def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]]:
@@ -77,7 +102,7 @@ def run(op: str, problem: Problem, algorithm: str, *inputs: Array) -> tuple[Arra
         return tuple(np.zeros(shape, dtype) for shape, dtype in output_shapes(op, problem))
     outputs = tuple(np.empty(shape, dtype) for shape, dtype in output_shapes(op, problem))
     with threads.guard():
-        kernel.run(problem, *arrays, *outputs, scratch_array(kernel.scratch(problem), problem.dtype))
+        kernel.run(problem, *arrays, *outputs, _workspace.get(kernel.scratch(problem), problem.dtype))
     return outputs
 
 
@@ -111,7 +136,14 @@ def conv2d(
     """
     dtype = _checked(x=x, w=w) if b is None else _checked(x=x, w=w, b=b)
     p = ConvProblem.make(
-        x.shape, w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=b is not None, dtype=dtype
+        x.shape,
+        w.shape,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=b is not None,
+        dtype=dtype,
     )
     return run("conv2d", p, algorithm, x, w, _bias(b, p.o, dtype))[0]
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, TypeAlias
 
 IntPair: TypeAlias = "int | Sequence[int]"
 Padding: TypeAlias = "int | Sequence[int] | str"
 
 DTYPES = ("float32", "float64")
+_DTYPE_OF = {"f": "float32", "d": "float64"}
 
 # Index arithmetic in kernels is int64; a single extent stays below this so that products of two never overflow.
 _MAX_EXTENT = 2**31 - 1
@@ -25,13 +26,18 @@ _MAX_EXTENT = 2**31 - 1
 
 def _integer(name: str, value: object, minimum: int, whole: object = None) -> int:
     shown = value if whole is None else whole
-    allowed = f"an int >= {minimum} and < 2**31"
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{name}={shown!r}: needs {allowed}, got {type(value).__name__}")
-    number = operator.index(value)
-    if not minimum <= number <= _MAX_EXTENT:
-        raise ValueError(f"{name}={shown!r}: needs {allowed}")
-    return number
+    if type(value) is not int:
+        if isinstance(value, bool) or not _like_int(value):
+            raise TypeError(f"{name}={shown!r}: needs an int >= {minimum} and < 2**31, got {type(value).__name__}")
+        value = operator.index(value)  # type: ignore[arg-type]
+    if not minimum <= value <= _MAX_EXTENT:
+        raise ValueError(f"{name}={shown!r}: needs an int >= {minimum} and < 2**31")
+    return value
+
+
+def _like_int(value: object) -> bool:
+    # isinstance with typing.SupportsIndex takes ten times as long, and every call of every layer passes here.
+    return hasattr(type(value), "__index__")
 
 
 def integer(name: str, value: object, minimum: int = 1) -> int:
@@ -45,7 +51,7 @@ def pair(name: str, value: object, minimum: int = 1) -> tuple[int, int]:
         if len(value) != 2:
             raise ValueError(f"{name}={value!r}: needs an int or a pair (height, width), got {len(value)} values")
         return (_integer(name, value[0], minimum, value), _integer(name, value[1], minimum, value))
-    if isinstance(value, (str, bytes)) or not isinstance(value, SupportsIndex):
+    if isinstance(value, bool) or not _like_int(value):
         raise TypeError(f"{name}={value!r}: needs an int or a pair (height, width), got {type(value).__name__}")
     number = _integer(name, value, minimum)
     return (number, number)
@@ -72,9 +78,9 @@ def same_dtype(**arrays: Any) -> str:
     """The common dtype of the named arrays, float32 or float64; TypeError names the array that differs."""
     first = ""
     for name, array in arrays.items():
-        dtype = str(array.dtype)
-        if dtype not in DTYPES:
-            raise TypeError(f"{name}: dtype {dtype} is not supported, needs one of {', '.join(DTYPES)}")
+        dtype = _DTYPE_OF.get(array.dtype.char, "")
+        if not dtype or not array.dtype.isnative:
+            raise TypeError(f"{name}: dtype {array.dtype} is not supported, needs one of {', '.join(DTYPES)}")
         first = first or dtype
         if dtype != first:
             raise TypeError(f"{name}: dtype {dtype} differs from {next(iter(arrays))}'s {first}; they must be the same")

@@ -102,6 +102,7 @@ def kernel(
     def register(run: Callable[..., None]) -> Callable[..., None]:
         _kernels[name] = Kernel(*parts, run, limit, scratch, unsupported, cost)  # type: ignore[arg-type]
         _cheapest.cache_clear()
+        _named_kernel.cache_clear()
         return run
 
     return register
@@ -118,7 +119,9 @@ def _load(backend: str) -> None:
         except ModuleNotFoundError as error:
             if error.name != "fastconv.kernels":
                 raise
-            raise ModuleNotFoundError("fastconv.kernels is not installed: run `pip install -e .`", name=error.name) from error
+            raise ModuleNotFoundError(
+                "fastconv.kernels is not installed: run `pip install -e .`", name=error.name
+            ) from error
         for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
             importlib.import_module(f"{package.__name__}.{module}")
         _loaded.add(backend)
@@ -166,12 +169,21 @@ def choose(op: str, problem: Problem, algorithm: str = "auto", backend: str = "c
 
     Raises Unsupported if a named algorithm cannot do the problem, ValueError if there is none of that name.
     """
+    if not isinstance(algorithm, str):
+        raise TypeError(
+            f"algorithm={algorithm!r}: needs the name of an algorithm or 'auto', got {type(algorithm).__name__}"
+        )
     if algorithm == "auto":
         algorithm = _named.get().get(op, "auto")
         if algorithm == "auto":
             return _cheapest(op, problem, backend)
+    return _named_kernel(op, problem, algorithm, backend)
+
+
+@lru_cache(maxsize=4096)
+def _named_kernel(op: str, problem: Problem, algorithm: str, backend: str) -> Kernel:
     found = {k.algorithm: k for k in kernels(op, backend)}
-    if not isinstance(algorithm, str) or algorithm not in found:
+    if algorithm not in found:
         raise ValueError(f"algorithm={algorithm!r}: {op} on {backend} needs 'auto' or one of {', '.join(found)}")
     chosen = found[algorithm]
     reason = chosen.unsupported(problem)

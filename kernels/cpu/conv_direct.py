@@ -16,7 +16,8 @@ from functools import lru_cache
 
 import numpy as np
 from fastconv.kernels.cpu import conv_taps
-from fastconv.kernels.cpu.conv_taps import pack_weights, packed_weight_size, scatter, weight_panel
+from fastconv.kernels.cpu.conv_taps import scatter
+from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit, parallel
 from fastconv.kernels.cpu.simd import (
@@ -28,6 +29,7 @@ from fastconv.kernels.cpu.simd import (
     outer,
     outer_lanes,
     restore_denormals,
+    row_offsets,
     shifted,
     store_first,
     store_tile,
@@ -109,41 +111,35 @@ def _copy(counter, thread, x, shape, image0, images, in_h, in_w, copies):
     restore_denormals(state)
 
 
-def _make_tile(vecs):
+def _make_compute(vecs):
     @inner
-    def tile_of(a, ai, x, at, plane, sources, taps, reads, first):
-        """The tile Σ_{source, tap} a.flat[ai …] · copy, for `vecs` vectors of outputs from number `first` on."""
+    def compute(a, ai, n, x, at, plane, sources, taps, reads, first, writes, lengths, y, yi, y_stride, bias, bias_at):
+        """Write y's tile: n rows × `vecs` vectors of outputs from number `first` on, plus bias[bias_at + row]."""
         tile = zeros(x, TILE_ROWS, vecs)
+        rows = row_offsets(tile, n, sources * taps.size)
         places = shifted(listed(tile, reads, first), at)
         for source in range(sources):
             for t in range(taps.size):
-                tile = outer(tile, a, ai, x, shifted(places, source * plane + taps[t]))
-                ai += TILE_ROWS
-        return tile
-
-    @inner
-    def compute(
-        a, ai, x, at, plane, sources, taps, reads, first, writes, lengths, y, yi, y_stride, rows, bias, bias_at
-    ):
-        """Write y's tile: rows × the vectors from number `first` on, plus bias[bias_at + row]."""
-        tile = tile_of(a, ai, x, at, plane, sources, taps, reads, first)
+                tile = outer(tile, a, ai, rows, x, shifted(places, source * plane + taps[t]))
+                ai += 1
         if bias_at >= 0:
-            tile = add_rows(tile, bias, bias_at, rows)
-        places = shifted(listed(tile, writes, first), yi)
-        store_tile(tile, y, places, listed(tile, lengths, first), y_stride, rows, False)
+            tile = add_rows(tile, bias, bias_at, n)
+        store_tile(tile, y, shifted(listed(tile, writes, first), yi), listed(tile, lengths, first), y_stride, n, False)
 
     return compute
 
 
-_compute1, _compute2, _compute3 = (_make_tile(vecs) for vecs in (1, 2, 3))
+_compute = by_vectors(_make_compute)
 
 
 @njit
-def _convolve(counter, thread, copies, packed, bias, y, sizes, shape, image0, several, taps, reads, writes, lengths, work):
+def _convolve(
+    counter, thread, copies, weights, bias, y, sizes, shape, image0, several, taps, reads, writes, lengths, work
+):
     """Compute one (image, group, row panel, run of tiles) after another until none is left."""
     state = flush_denormals()
     groups, sources, rows = sizes[1], sizes[2], sizes[3]
-    out_h, out_w, grid_h, grid_w, first_y, first_x, step_y, step_x = sizes[8:]
+    out_h, out_w, _, grid_w, first_y, first_x, step_y, step_x = sizes[8:]
     image_size = shape[6]
     plane = image_size // shape[0]
     width = lanes(copies)
@@ -165,7 +161,7 @@ def _convolve(counter, thread, copies, packed, bias, y, sizes, shape, image0, se
         group, panel, first = rest // (panels * runs), rest // runs % panels, rest % runs * run
         r = panel * TILE_ROWS
         n = min(TILE_ROWS, rows - r)
-        a = weight_panel(group, panel, rows, depth)
+        a = (group * rows + r) * depth
         at = image * image_size + group * sources * plane
         shift = group * rows + r if bias.size else -1
         target = (((image0 + image) * groups + group) * rows + r) * out_plane
@@ -173,24 +169,13 @@ def _convolve(counter, thread, copies, packed, bias, y, sizes, shape, image0, se
         v = first
         while v < end:
             if dense:
-                out, to, stride = y, target, out_plane
+                out, to, step = y, target, out_plane
             else:
-                out, to, stride = work, buffer - writes[first], buffer_stride
-            if TILE_VECS == 3 and end - v > 2:
-                _compute3(
-                    packed, a, copies, at, plane, sources, taps, reads, v, writes, lengths, out, to, stride, n, bias, shift
-                )
-                v += 3
-            elif end - v > 1:
-                _compute2(
-                    packed, a, copies, at, plane, sources, taps, reads, v, writes, lengths, out, to, stride, n, bias, shift
-                )
-                v += 2
-            else:
-                _compute1(
-                    packed, a, copies, at, plane, sources, taps, reads, v, writes, lengths, out, to, stride, n, bias, shift
-                )
-                v += 1
+                out, to, step = work, buffer - writes[first], buffer_stride
+            row = (weights, a, n)
+            place = (reads, v, writes, lengths, out, to, step)
+            _compute((end - v) * width, *row, copies, at, plane, sources, taps, *place, bias, shift)
+            v += TILE_VECS
         if not dense:
             start = writes[first]
             pixels = writes[end - 1] + lengths[end - 1] - start
@@ -209,79 +194,93 @@ def _buffer_size(p):
     return TILE_ROWS * TILE_VECS * _TILES * (VECTOR_BYTES // itemsize(p.dtype)) + 64
 
 
-def _scratch(p, grids, channels, rows, sources):
-    copies = max((several * size for several, size in (_image_copies(p, g, channels) for g in grids)), default=0)
-    packed = packed_weight_size(p.groups, rows, sources * p.kh * p.kw)
-    return packed + -(-copies // 16) * 16 + threads.get_num_threads() * _buffer_size(p)
+def _copies_size(p, grids, channels):
+    most = max((several * size for several, size in (_image_copies(p, g, channels) for g in grids)), default=0)
+    return -(-most // 16) * 16
 
 
-def _run(p, grid, x, w, b, y, rows, sources, strides, scratch):
-    """One grid of a convolution of x with w into y; rows and sources are channels of a group."""
+def _run(p, grid, x, weights, b, y, rows, sources, scratch):
+    """One grid of a convolution of x into y; weights are [group][row][source][tap]."""
     channels = p.groups * sources
     several, size = _image_copies(p, grid, channels)
-    ends = np.cumsum([packed_weight_size(p.groups, rows, sources * grid.taps.size), -(-several * size // 16) * 16])
-    packed, copies, work = scratch[: ends[0]], scratch[ends[0] : ends[1]], scratch[ends[1] :]
+    split = -(-several * size // 16) * 16
+    copies, work = scratch[:split], scratch[split:]
     team = threads.team(p.flops, p.n * p.groups * -(-rows // TILE_ROWS) * -(-grid.rows * grid.columns // 64))
-    x, w, y = x.reshape(-1), w.reshape(-1), y.reshape(-1)
+    x, y = x.reshape(-1), y.reshape(-1)
     shape, taps, reads, writes, lengths = _layout(p, grid, channels)
     sizes = conv_taps.sizes(p, grid, rows, sources)
-    parallel(pack_weights, team, w, grid.taps, p.groups, rows, sources, *strides, p.kh * p.kw, packed)
     for image in range(0, p.n, several):
         count = min(several, p.n - image)
         parallel(_copy, team, x, shape, image, count, grid.in_h, grid.in_w, copies)
-        parallel(
-            _convolve, team, copies, packed, b, y, sizes, shape, image, count, taps, reads, writes, lengths, work
-        )  # fmt: skip
+        args = (sizes, shape, image, count, taps, reads, writes, lengths, work)
+        parallel(_convolve, team, copies, weights, b, y, *args)
 
 
-def _lane_share(columns, dtype):
-    """How much of its vectors a row of outputs fills."""
-    width = VECTOR_BYTES // itemsize(dtype)
-    return columns / (-(-columns // width) * width)
+# Flops' worth of time, measured: beginning and storing a tile, a tile's going on to the next source channel, copying a
+# row apart from its vectors, and writing an element of a grid that is not dense.
+_TILE_COST = 10_000
+_CHANNEL_COST = 500
+_ROW_COST = 1_500
+_SCATTER_COST = 60
 
 
-def _forward_cost(p):
-    rows = -(-p.og // TILE_ROWS) * TILE_ROWS
-    return p.flops * (rows / p.og) / _lane_share(p.ow, p.dtype) * 1.05 + 12 * p.n * p.c * p.h * p.w + 40_000
+def _copy_cost(p, grid, channels):
+    """Flops' worth of time that the padded copies take."""
+    _, height, line, _, _, step, _ = _layout(p, grid, channels)[0].tolist()
+    elements = line if step == 1 else 6 * line
+    return p.n * channels * height * step * (_ROW_COST + 12 * elements)
 
 
-def _grad_input_cost(p):
-    rows = -(-p.cg // TILE_ROWS) * TILE_ROWS
-    columns = -(-p.w // p.stride[1])
-    scattered = 0 if p.stride == (1, 1) else 40 * p.n * p.c * p.h * p.w
-    work = p.flops * (rows / p.cg) / _lane_share(columns, p.dtype) * 1.05
-    return work + 12 * p.n * p.o * p.oh * p.ow + scattered + 40_000 * p.stride[0] * p.stride[1]
+def _cost(p, grids, channels, rows):
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    panels = -(-rows // TILE_ROWS)
+    total = 0.0
+    for grid in grids:
+        vectors = grid.rows * -(-grid.columns // width)
+        tiles = p.n * p.groups * panels * -(-vectors // TILE_VECS)
+        sources = channels // p.groups
+        total += 2.0 * tiles * TILE_ROWS * TILE_VECS * width * sources * grid.taps.size
+        total += tiles * (_TILE_COST + _CHANNEL_COST * sources)
+        total += _copy_cost(p, grid, channels) + 60_000
+        if not grid.dense:
+            total += _SCATTER_COST * p.n * p.groups * rows * grid.rows * grid.columns
+    return total
 
 
-@kernel(
-    "conv2d/direct/cpu",
-    limit=2.0,
-    cost=_forward_cost,
-    scratch=lambda p: _scratch(p, [conv_taps.forward_grid(p)], p.c, p.og, p.cg),
-)
-def forward(p, x, w, b, y, scratch):
-    taps = p.kh * p.kw
-    _run(p, conv_taps.forward_grid(p), x, w, b, y, p.og, p.cg, (p.cg * taps, taps), scratch)
+def _forward_scratch(p):
+    return _copies_size(p, [conv_taps.forward_grid(p)], p.c) + threads.get_num_threads() * _buffer_size(p)
 
 
 def _gradient_grids(p):
     return [grid for grid in conv_taps.input_gradient_grids(p) if grid.taps.size]
 
 
+def _grad_input_scratch(p):
+    weights = p.o * p.cg * p.kh * p.kw
+    return weights + _copies_size(p, _gradient_grids(p), p.o) + threads.get_num_threads() * _buffer_size(p)
+
+
+@kernel(
+    "conv2d/direct/cpu",
+    limit=2.0,
+    cost=lambda p: _cost(p, [conv_taps.forward_grid(p)], p.c, p.og),
+    scratch=_forward_scratch,
+)
+def forward(p, x, w, b, y, scratch):
+    _run(p, conv_taps.forward_grid(p), x, w.reshape(-1), b, y, p.og, p.cg, scratch)
+
+
 @kernel(
     "conv2d_grad_input/direct/cpu",
     limit=2.0,
-    cost=_grad_input_cost,
-    scratch=lambda p: _scratch(p, _gradient_grids(p), p.o, p.cg, p.og),
+    cost=lambda p: _cost(p, _gradient_grids(p), p.o, p.cg),
+    scratch=_grad_input_scratch,
 )
 def grad_input(p, gy, w, gx, scratch):
-    taps = p.kh * p.kw
-    none = np.empty(0, gx.dtype)
+    transposed, work = scratch[: w.size], scratch[w.size :]
     for grid in conv_taps.input_gradient_grids(p):
-        if grid.taps.size:
-            _run(p, grid, gy, w, none, gx, p.cg, p.og, (taps, p.cg * taps), scratch)
-        else:
-            gx[:, :, grid.first_y :: grid.step_y, grid.first_x :: grid.step_x] = 0
+        if conv_taps.transpose(p, grid, w, gx, transposed):
+            _run(p, grid, gy, transposed, NO_BIAS[p.dtype], gx, p.cg, p.og, work)
 
 
 @njit
@@ -329,15 +328,16 @@ def _grad_weight_scratch(p):
 
 
 def _grad_weight_cost(p):
-    depth = p.cg * p.kh * p.kw
-    tiles = -(-p.og // LANE_ROWS) * -(-depth // LANE_VECS) * LANE_ROWS * LANE_VECS
-    work = p.flops * tiles / (p.og * depth) / _lane_share(p.ow, p.dtype)
-    return work * 1.1 + 12 * p.n * p.c * p.h * p.w + 40_000
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    tiles = p.groups * -(-p.og // LANE_ROWS) * -(-p.cg * p.kh * p.kw // LANE_VECS)
+    whole, part = p.ow // width, p.ow % width > 0
+    # A step on part of a vector costs half as much again, for its masks.
+    steps = p.n * p.oh * (1.15 * whole + 1.75 * part)
+    grid = conv_taps.forward_grid(p)
+    return 2.0 * tiles * LANE_ROWS * LANE_VECS * width * steps + _copy_cost(p, grid, p.c) + 60_000
 
 
-@kernel(
-    "conv2d_grad_weight/direct/cpu", limit=2.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch
-)
+@kernel("conv2d_grad_weight/direct/cpu", limit=2.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch)
 def grad_weight(p, x, gy, gw, scratch):
     grid = conv_taps.forward_grid(p)
     several, _ = _image_copies(p, grid, p.c)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 from fastconv.kernels.cpu import conv_taps
-from fastconv.kernels.cpu.conv_taps import pack_weights, packed_weight_size, scatter, weight_panel
-from fastconv.kernels.cpu.gemm import make_tile_product
+from fastconv.kernels.cpu.conv_taps import scatter
+from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors, make_tile_product
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit, parallel
 from fastconv.kernels.cpu.simd import (
@@ -42,6 +42,8 @@ from fastconv.registry import kernel
 # Reduction steps gathered at a time, and column panels a piece of work: the block, about 300 KiB, stays in L2.
 _DEPTH = 384
 _PANELS = 4
+# Fewest rows for which a thread gathers a block that another gathers too.
+_FEWEST_ROWS = 64
 
 # The weight gradient's blocks: q's gathered at a time, and pixels of them.
 _QS = 8 * LANE_VECS
@@ -90,9 +92,9 @@ def _make_multiply(vecs):
     tile_product = make_tile_product(vecs)
 
     @inner
-    def multiply(a, ai, b, bi, depth, y, yi, y_stride, rows, pixels, bias, bias_at, accumulate):
-        """A tile of y at yi = (or +=) the product of a weight panel and a column panel, plus bias[bias_at + row]."""
-        tile = tile_product(a, ai, b, bi, depth)
+    def multiply(a, ai, a_row, rows, b, bi, depth, y, yi, y_stride, pixels, bias, bias_at, accumulate):
+        """A tile of y at yi = (or +=) rows of weights times a column panel, plus bias[bias_at + row]."""
+        tile = tile_product(a, ai, a_row, 1, rows, b, bi, depth)
         if bias_at >= 0:
             tile = add_rows(tile, bias, bias_at, rows)
         store_tile(tile, y, spaced(tile, yi, lanes(b)), shares(tile, pixels), y_stride, rows, accumulate)
@@ -100,11 +102,11 @@ def _make_multiply(vecs):
     return multiply
 
 
-_multiply1, _multiply2, _multiply3 = (_make_multiply(vecs) for vecs in (1, 2, 3))
+_multiply = by_vectors(_make_multiply)
 
 
 @njit
-def _convolve(counter, thread, x, packed, bias, y, sizes, dy, dx, work):
+def _convolve(counter, thread, x, weights, bias, y, sizes, dy, dx, row_parts, work):
     """Gather and multiply one piece after another until none is left; `work` is split among the threads."""
     state = flush_denormals()
     images, groups, sources, rows, in_h, in_w, read_y, read_x = sizes[:8]
@@ -114,8 +116,9 @@ def _convolve(counter, thread, x, packed, bias, y, sizes, dy, dx, work):
     taps = dy.size
     depth = sources * taps
     pixels = grid_h * grid_w
-    block = _PANELS * size
-    blocks = (pixels + block - 1) // block
+    column_panels = (pixels + size - 1) // size
+    blocks = (column_panels + _PANELS - 1) // _PANELS
+    block = (column_panels + blocks - 1) // blocks * size
     panels = (rows + TILE_ROWS - 1) // TILE_ROWS
     out_plane = out_h * out_w
     dense = step_y == 1 and step_x == 1
@@ -123,10 +126,10 @@ def _convolve(counter, thread, x, packed, bias, y, sizes, dy, dx, work):
     buffer = columns + _PANELS * _DEPTH * size + 32
     while True:
         piece = take(counter)
-        if piece >= images * groups * blocks:
+        if piece >= images * groups * blocks * row_parts:
             break
-        image, group = piece // blocks // groups, piece // blocks % groups
-        first = piece % blocks * block
+        part, rest = piece % row_parts, piece // row_parts
+        image, group, first = rest // blocks // groups, rest // blocks % groups, rest % blocks * block
         count = min(block, pixels - first)
         source = (image * groups + group) * sources * in_h * in_w
         target = (image * groups + group) * rows * out_plane
@@ -142,24 +145,20 @@ def _convolve(counter, thread, x, packed, bias, y, sizes, dy, dx, work):
                         x, plane, in_h, in_w, read_y, read_x, dy[tap], dx[tap], grid_w, i, j,
                         min(size, count - p), work, at + (q - q0) * size,
                     )  # fmt: skip
-            for panel in range(panels):
+            for panel in range(panels * part // row_parts, panels * (part + 1) // row_parts):
                 r = panel * TILE_ROWS
                 n = min(TILE_ROWS, rows - r)
-                a = weight_panel(group, panel, rows, depth) + q0 * TILE_ROWS
+                a = (group * rows + r) * depth + q0
                 shift = group * rows + r if bias.size and q0 == 0 else -1
                 for p in range(0, count, size):
                     left = min(size, count - p)
                     at = columns + p * _DEPTH
                     if dense:
-                        out, to, stride, accumulate = y, target + r * out_plane + first + p, out_plane, q0 > 0
+                        out, to, stride, adding = y, target + r * out_plane + first + p, out_plane, q0 > 0
                     else:
-                        out, to, stride, accumulate = work, buffer, size, False
-                    if TILE_VECS == 3 and left > 2 * width:
-                        _multiply3(packed, a, work, at, steps, out, to, stride, n, left, bias, shift, accumulate)
-                    elif left > width:
-                        _multiply2(packed, a, work, at, steps, out, to, stride, n, left, bias, shift, accumulate)
-                    else:
-                        _multiply1(packed, a, work, at, steps, out, to, stride, n, left, bias, shift, accumulate)
+                        out, to, stride, adding = work, buffer, size, False
+                    row = (weights, a, depth, n)
+                    _multiply(left, *row, work, at, steps, out, to, stride, left, bias, shift, adding)
                     if not dense:
                         corner = (first_y, first_x, step_y, step_x, out_w)
                         plane = target + r * out_plane
@@ -172,49 +171,77 @@ def _work_size(dtype):
     return _PANELS * _DEPTH * size + TILE_ROWS * size + 64
 
 
-def _scratch(p, rows, sources):
-    return packed_weight_size(p.groups, rows, sources * p.kh * p.kw) + threads.get_num_threads() * _work_size(p.dtype)
+def _blocks(p, grid):
+    """Blocks of at most _PANELS column panels that an image's pixels fall into."""
+    size = TILE_VECS * VECTOR_BYTES // itemsize(p.dtype)
+    return -(-(-(-grid.rows * grid.columns // size)) // _PANELS)
 
 
-def _run(p, grid, x, w, b, y, rows, sources, strides, scratch):
-    """One grid of a convolution of x with w into y; rows and sources are channels of a group."""
-    team = threads.team(p.flops, p.n * p.groups * -(-grid.rows * grid.columns // 16))
-    split = packed_weight_size(p.groups, rows, sources * grid.taps.size)
-    packed, work = scratch[:split], scratch[split:]
-    kernel_size = p.kh * p.kw
-    parallel(pack_weights, team, w.reshape(-1), grid.taps, p.groups, rows, sources, *strides, kernel_size, packed)
+def _run(p, grid, x, weights, b, y, rows, sources, work):
+    """One grid of a convolution of x into y; weights are [group][row][source][tap]."""
+    pieces = p.n * p.groups * _blocks(p, grid)
+    # With few blocks of pixels, several threads gather the same block, each for some of the rows.
+    most = max(1, rows // _FEWEST_ROWS)
+    team = threads.team(p.flops, pieces * most)
+    row_parts = 1 if team == 1 else min(most, -(-8 * team // pieces))
     sizes = conv_taps.sizes(p, grid, rows, sources)
-    parallel(_convolve, team, x.reshape(-1), packed, b, y.reshape(-1), sizes, grid.dy, grid.dx, work)
+    x, y = x.reshape(-1), y.reshape(-1)
+    parallel(_convolve, team, x, weights, b, y, sizes, grid.dy, grid.dx, row_parts, work)
 
 
-def _cost(rows_of):
-    def cost(p):
-        # Gathering an element costs about as much as multiplying it with four rows; rows come TILE_ROWS at a time.
-        rows = -(-rows_of(p) // TILE_ROWS) * TILE_ROWS
-        return p.flops / rows_of(p) * (rows + 4) + 40_000
+# Flops' worth of time, measured: gathering one piece of a row of at most a vector, in panels and in the weight
+# gradient's longer rows; gathering one element without vectors; reading one weight again for another block.
+_PIECE_COST = 1150
+_LONG_PIECE_COST = 600
+_ELEMENT_COST = 100
+_WEIGHT_COST = 80
 
-    return cost
+
+def _gather_cost(p, grid, depth, piece_cost):
+    """Flops' worth of time that gathering col takes, for a sum of `depth` terms on one grid."""
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    if grid.read_x > 2:
+        return _ELEMENT_COST * p.n * p.groups * depth * grid.rows * grid.columns
+    # A row is cut at vectors and where a column panel ends.
+    cuts = -(-grid.columns // width) + grid.columns / (TILE_VECS * width)
+    return piece_cost * p.n * p.groups * depth * grid.rows * cuts
+
+
+def _cost(p, grids, rows, sources):
+    filled = -(-rows // TILE_ROWS) * TILE_ROWS / rows
+    total = 1.0 * filled * p.flops + 40_000 * len(grids)
+    for grid in grids:
+        depth = sources * grid.taps.size
+        total += _gather_cost(p, grid, depth, _PIECE_COST)
+        total += _WEIGHT_COST * p.n * p.groups * _blocks(p, grid) * rows * depth
+    return total
+
+
+def _scratch(p):
+    return threads.get_num_threads() * _work_size(p.dtype)
 
 
 @kernel(
-    "conv2d/im2col/cpu", limit=2.0, cost=_cost(lambda p: p.og), scratch=lambda p: _scratch(p, p.og, p.cg)
+    "conv2d/im2col/cpu",
+    limit=2.0,
+    cost=lambda p: _cost(p, [conv_taps.forward_grid(p)], p.og, p.cg),
+    scratch=_scratch,
 )
 def forward(p, x, w, b, y, scratch):
-    kernel_size = p.kh * p.kw
-    _run(p, conv_taps.forward_grid(p), x, w, b, y, p.og, p.cg, (p.cg * kernel_size, kernel_size), scratch)
+    _run(p, conv_taps.forward_grid(p), x, w.reshape(-1), b, y, p.og, p.cg, scratch)
 
 
 @kernel(
-    "conv2d_grad_input/im2col/cpu", limit=2.0, cost=_cost(lambda p: p.cg), scratch=lambda p: _scratch(p, p.cg, p.og)
+    "conv2d_grad_input/im2col/cpu",
+    limit=2.0,
+    cost=lambda p: _cost(p, conv_taps.input_gradient_grids(p), p.cg, p.og),
+    scratch=lambda p: _scratch(p) + p.o * p.cg * p.kh * p.kw,
 )
 def grad_input(p, gy, w, gx, scratch):
-    kernel_size = p.kh * p.kw
-    none = np.empty(0, gx.dtype)
+    transposed, work = scratch[: w.size], scratch[w.size :]
     for grid in conv_taps.input_gradient_grids(p):
-        if grid.taps.size:
-            _run(p, grid, gy, w, none, gx, p.cg, p.og, (kernel_size, p.cg * kernel_size), scratch)
-        else:
-            gx[:, :, grid.first_y :: grid.step_y, grid.first_x :: grid.step_x] = 0
+        if conv_taps.transpose(p, grid, w, gx, transposed):
+            _run(p, grid, gy, transposed, NO_BIAS[p.dtype], gx, p.cg, p.og, work)
 
 
 @njit
@@ -287,8 +314,10 @@ def _grad_weight_scratch(p):
 
 
 def _grad_weight_cost(p):
-    rows = -(-p.og // LANE_ROWS) * LANE_ROWS
-    return p.flops / p.og * (1.1 * rows + 4) + 60_000
+    depth = p.cg * p.kh * p.kw
+    tiles = -(-p.og // LANE_ROWS) * -(-depth // LANE_VECS) * LANE_ROWS * LANE_VECS
+    grid = conv_taps.forward_grid(p)
+    return 1.2 * p.flops * tiles / (p.og * depth) + _gather_cost(p, grid, depth, _LONG_PIECE_COST) + 60_000
 
 
 @kernel("conv2d_grad_weight/im2col/cpu", limit=2.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from fastconv.kernels.cpu.gemm import pack_rows, panel_depth
-from fastconv.kernels.cpu.host import TILE_ROWS
-from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import flush_denormals, restore_denormals, take
+
+from fastconv import threads
+from fastconv.kernels.cpu.jit import inner, njit, parallel
+from fastconv.kernels.cpu.simd import take
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,49 +88,36 @@ def sizes(p, grid, rows, sources):
     return np.array(values + place, np.int64)
 
 
-def packed_weight_size(groups, rows, depth):
-    """Elements of a packed weight: for each group, panels of TILE_ROWS rows."""
-    return groups * -(-rows // TILE_ROWS) * TILE_ROWS * (-(-depth // 16) * 16)
-
-
-@inner
-def weight_panel(group, panel, rows, depth):
-    """Where a panel of a packed weight starts."""
-    panels = (rows + TILE_ROWS - 1) // TILE_ROWS
-    return (group * panels + panel) * TILE_ROWS * panel_depth(depth)
-
-
 @njit
-def pack_weights(counter, thread, w, taps, groups, rows, sources, row_stride, source_stride, kernel, packed):
-    """packed[group][panel][q][TILE_ROWS] with q = source·taps + tap, from w in torch's order (o, c/groups, kh·kw).
+def transpose_weights(counter, thread, w, taps, groups, rows, sources, kernel, out):
+    """out[group][row][source][tap], what the input gradient multiplies with, from w in torch's order.
 
-    Rows are what the product computes (o forward, c for the input gradient), sources what it sums over; a group's
-    weights are contiguous in w, and row and source strides say where within them.
+    Rows are input channels and sources output channels of a group: w is [group][source][row][kh·kw].
     """
-    state = flush_denormals()
-    depth = sources * taps.size
-    panels = (rows + TILE_ROWS - 1) // TILE_ROWS
-    whole = source_stride == kernel and taps.size == kernel
     while True:
         piece = take(counter)
-        if piece >= groups * panels:
+        if piece >= groups * rows:
             break
-        group, panel = piece // panels, piece % panels
-        first = panel * TILE_ROWS
-        base = group * rows * sources * kernel + first * row_stride
-        at = weight_panel(group, panel, rows, depth)
-        if whole:
-            pack_rows(w, base, row_stride, 1, rows - first, depth, packed, at)
-        else:
-            for source in range(sources):
-                for t in range(taps.size):
-                    for r in range(TILE_ROWS):
-                        value = w.dtype.type(0)
-                        if first + r < rows:
-                            value = w[base + r * row_stride + source * source_stride + taps[t]]
-                        packed[at] = value
-                        at += 1
-    restore_denormals(state)
+        group, row = piece // rows, piece % rows
+        at = piece * sources * taps.size
+        for source in range(sources):
+            first = ((group * sources + source) * rows + row) * kernel
+            for t in range(taps.size):
+                out[at] = w[first + taps[t]]
+                at += 1
+
+
+def transpose(p, grid, w, gx, out):
+    """Write into `out` the weights that a grid of the input gradient needs; whether there are any.
+
+    A grid without taps is zero in gx, which is written here.
+    """
+    if not grid.taps.size:
+        gx[:, :, grid.first_y :: grid.step_y, grid.first_x :: grid.step_x] = 0
+        return False
+    team = threads.team(4 * w.size, p.c)
+    parallel(transpose_weights, team, w.reshape(-1), grid.taps, p.groups, p.cg, p.og, p.kh * p.kw, out)
+    return True
 
 
 @inner

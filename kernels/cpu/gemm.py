@@ -1,12 +1,15 @@
-"""The matrix product: one register-tile loop, and the packing that brings every operand into its order.
+"""The matrix product: one register-tile loop that every matrix-product kernel of the library shares.
 
-An operand is packed into panels of P neighbouring rows (or columns): panel[k][P], k running over the reduction. The
-row side has P = TILE_ROWS and is broadcast; the column side has P = TILE_VECS vectors and fills the lanes. Every
-matrix-product kernel of the library is this tile loop with its own packing.
+    c[i, j] = Σ_k a[i, k] · b[k, j] + bias[j]
+
+The rows of a are broadcast straight from where they lie; the columns of b fill the lanes and are packed into panels of
+P = TILE_VECS vectors, panel[k][P], by the thread that multiplies them. A piece of work is one column panel with some
+of the rows.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit, parallel
 from fastconv.kernels.cpu.simd import (
@@ -19,10 +22,10 @@ from fastconv.kernels.cpu.simd import (
     load_rows,
     outer,
     restore_denormals,
+    row_offsets,
     shares,
     spaced,
     store,
-    store_first,
     store_rows,
     store_tile,
     take,
@@ -32,74 +35,70 @@ from fastconv.kernels.cpu.simd import (
 
 from fastconv import threads
 
-# Reduction steps between two visits of an output tile: a column panel of this depth stays in L2.
-DEPTH = 512
-# Most columns and rows packed at once: bounds scratch to about 9 MiB of float32.
-COLUMNS = 4096
-ROWS = 2048
-# Row panels that one piece of work multiplies with one column panel.
-_ROW_PANELS = 8
+# Most reduction steps between two visits of an output tile: a column panel of this depth stays in L2.
+_DEPTH = 512
+# Fewest rows that a piece of work has when rows are split to give every thread enough pieces.
+_FEWEST_ROWS = 64
 
 
 def make_tile_product(vecs):
-    """The function Σ_k a.flat[ai + k·TILE_ROWS + r] · b.flat[bi + k·panel + v·lanes :] as a TILE_ROWS × vecs tile."""
+    """The function Σ_k a.flat[ai + r·a_row + k·a_k] · b.flat[bi + k·P + v·lanes :] as a TILE_ROWS × vecs tile.
+
+    Rows from `rows` on repeat the last one.
+    """
 
     @inner
-    def tile_product(a, ai, b, bi, depth):
+    def tile_product(a, ai, a_row, a_k, rows, b, bi, depth):
         width = lanes(b)
         tile = zeros(b, TILE_ROWS, vecs)
+        places = row_offsets(tile, rows, a_row)
         for k in range(depth):
-            tile = outer(tile, a, ai + k * TILE_ROWS, b, spaced(tile, bi + k * TILE_VECS * width, width))
+            tile = outer(tile, a, ai + k * a_k, places, b, spaced(tile, bi + k * TILE_VECS * width, width))
         return tile
 
     return tile_product
+
+
+def by_vectors(make):
+    """A function of (count, *args) that calls make(1), make(2) or make(3): as many vectors as `count` elements fill.
+
+    The first of args is an array of the vectors' dtype.
+    """
+    one, two, three = make(1), make(2), make(3)
+
+    @inner
+    def call(count, *args):
+        if TILE_VECS == 3 and count > 2 * lanes(args[0]):
+            three(*args)
+        elif count > lanes(args[0]):
+            two(*args)
+        else:
+            one(*args)
+
+    return call
 
 
 def _make_multiply(vecs):
     tile_product = make_tile_product(vecs)
 
     @inner
-    def multiply(a, ai, b, bi, depth, c, ci, stride, rows, columns, bias, bias_at, accumulate):
-        """c's tile at ci = (or +=) the product of a row and a column panel, plus bias.flat[bias_at + column]."""
-        tile = tile_product(a, ai, b, bi, depth)
+    def multiply(a, ai, a_row, a_k, rows, b, bi, depth, c, ci, c_row, columns, bias, bias_at, accumulate):
+        """c's tile at ci = (or +=) rows of a times a column panel, plus bias.flat[bias_at + column]."""
+        tile = tile_product(a, ai, a_row, a_k, rows, b, bi, depth)
         counts = shares(tile, columns)
         if bias_at >= 0:
             tile = add_columns(tile, bias, spaced(tile, bias_at, lanes(b)), counts)
-        store_tile(tile, c, spaced(tile, ci, lanes(b)), counts, stride, rows, accumulate)
+        store_tile(tile, c, spaced(tile, ci, lanes(b)), counts, c_row, rows, accumulate)
 
     return multiply
 
 
-_multiply1, _multiply2, _multiply3 = (_make_multiply(vecs) for vecs in (1, 2, 3))
+_multiply = by_vectors(_make_multiply)
 
 
 @inner
-def panel_depth(depth):
-    """`depth` rounded up, so that packing whole blocks never leaves its panel. A multiple of every host's lanes."""
-    return (depth + 15) // 16 * 16
-
-
-@inner
-def pack_rows(x, i, row_stride, k_stride, rows, depth, panel, at):
-    """panel.flat[at + k·TILE_ROWS + r] = x.flat[i + r·row_stride + k·k_stride], zero for r >= rows."""
-    width = lanes(x)
-    if k_stride == 1:
-        for k in range(0, depth, width):
-            block = load_rows(zeros(x, TILE_ROWS, 1), x, i + k, row_stride, rows, depth - k)
-            store_rows(interleave(block), panel, at + k * TILE_ROWS, width)
-    elif row_stride == 1 and width >= TILE_ROWS:
-        for k in range(depth):
-            store_first(panel, at + k * TILE_ROWS, load_first(x, i + k * k_stride, min(rows, TILE_ROWS)), TILE_ROWS)
-    else:
-        for k in range(depth):
-            for r in range(TILE_ROWS):
-                value = x[i + r * row_stride + k * k_stride] if r < rows else x.dtype.type(0)
-                panel[at + k * TILE_ROWS + r] = value
-
-
-@inner
-def pack_columns(x, i, column_stride, k_stride, columns, depth, panel, at):
-    """panel.flat[at + k·P + j] = x.flat[i + j·column_stride + k·k_stride], zero for j >= columns; P columns a panel."""
+def _pack_columns(x, i, column_stride, k_stride, columns, depth, panel, at):
+    """panel.flat[at + k·P + j] = x.flat[i + j·column_stride + k·k_stride], zero for j >= columns."""
     width = lanes(x)
     size = TILE_VECS * width
     for v in range(TILE_VECS):
@@ -120,91 +119,56 @@ def pack_columns(x, i, column_stride, k_stride, columns, depth, panel, at):
 
 
 @njit
-def _pack(counter, thread, a, ai, a_row, a_k, rows, b, bi, b_column, b_k, columns, depth, pa, pb):
-    """Pack row panels and column panels of one block, one panel a piece, until none is left."""
+def _product(counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns, depth, bias, row_parts, panels):
+    """Pack a column panel and multiply it with a part of the rows, one piece after another until none is left."""
     state = flush_denormals()
-    size = TILE_VECS * lanes(b)
-    stride = panel_depth(depth)
-    row_panels = (rows + TILE_ROWS - 1) // TILE_ROWS
-    pieces = row_panels + (columns + size - 1) // size
-    while True:
-        piece = take(counter)
-        if piece >= pieces:
-            break
-        if piece < row_panels:
-            r = piece * TILE_ROWS
-            pack_rows(a, ai + r * a_row, a_row, a_k, rows - r, depth, pa, r * stride)
-        else:
-            j = (piece - row_panels) * size
-            pack_columns(b, bi + j * b_column, b_column, b_k, columns - j, depth, pb, j * stride)
-    restore_denormals(state)
-
-
-@njit
-def _compute(counter, thread, pa, pb, depth, c, ci, c_row, rows, columns, bias, bias_at, accumulate):
-    """Multiply a few row panels with one column panel a piece, until none is left."""
-    state = flush_denormals()
-    width = lanes(pb)
+    width = lanes(b)
     size = TILE_VECS * width
-    stride = panel_depth(depth)
+    # Packing writes whole blocks of `width` steps.
+    panel = thread * size * (_DEPTH + width)
     row_panels = (rows + TILE_ROWS - 1) // TILE_ROWS
-    row_pieces = (row_panels + _ROW_PANELS - 1) // _ROW_PANELS
-    pieces = row_pieces * ((columns + size - 1) // size)
+    pieces = row_parts * ((columns + size - 1) // size)
+    depth_parts = (depth + _DEPTH - 1) // _DEPTH
     while True:
         piece = take(counter)
         if piece >= pieces:
             break
-        j = piece // row_pieces * size
-        first = piece % row_pieces * _ROW_PANELS
+        j, part = piece // row_parts * size, piece % row_parts
         left = columns - j
-        shift = bias_at + j if bias_at >= 0 else -1
-        for panel in range(first, min(first + _ROW_PANELS, row_panels)):
-            r = panel * TILE_ROWS
-            at = ci + r * c_row + j
-            n = rows - r
-            if TILE_VECS == 3 and left > 2 * width:
-                _multiply3(pa, r * stride, pb, j * stride, depth, c, at, c_row, n, left, bias, shift, accumulate)
-            elif left > width:
-                _multiply2(pa, r * stride, pb, j * stride, depth, c, at, c_row, n, left, bias, shift, accumulate)
-            else:
-                _multiply1(pa, r * stride, pb, j * stride, depth, c, at, c_row, n, left, bias, shift, accumulate)
+        for d in range(depth_parts):
+            k, end = depth * d // depth_parts, depth * (d + 1) // depth_parts
+            steps = end - k
+            _pack_columns(b, j * b_column + k * b_k, b_column, b_k, left, steps, panels, panel)
+            bias_at = j if bias.size and d == 0 else -1
+            for number in range(row_panels * part // row_parts, row_panels * (part + 1) // row_parts):
+                r = number * TILE_ROWS
+                n = min(TILE_ROWS, rows - r)
+                ai, ci = r * a_row + k * a_k, r * columns + j
+                row = (a, ai, a_row, a_k, n)
+                _multiply(left, *row, panels, panel, steps, c, ci, columns, left, bias, bias_at, d > 0)
     restore_denormals(state)
 
 
-def _panel_sizes(rows, columns, depth, itemsize):
-    size = TILE_VECS * VECTOR_BYTES // itemsize
-    steps = -(-min(depth, DEPTH) // 16) * 16
-    return -(-min(rows, ROWS) // TILE_ROWS) * TILE_ROWS * steps, -(-min(columns, COLUMNS) // size) * size * steps
-
-
-def scratch(rows, columns, depth, itemsize):
-    """Elements of scratch that `product` needs."""
-    return sum(_panel_sizes(rows, columns, depth, itemsize))
+def scratch(itemsize):
+    """Elements of scratch that `product` needs: a column panel for each thread."""
+    width = VECTOR_BYTES // itemsize
+    return threads.get_num_threads() * TILE_VECS * width * (_DEPTH + width)
 
 
 def product(a, a_strides, b, b_strides, c, depth, bias, workspace):
-    """c[i,j] = Σ_k a[i,k] · b[k,j] + bias[j].
+    """c[i, j] = Σ_k a[i, k] · b[k, j] + bias[j].
 
-    a and b are flat arrays with strides in elements, a_strides of (i, k) and b_strides of (j, k), one of each pair 1;
-    c (rows, columns) is C-contiguous, bias has `columns` elements or none, workspace `scratch(...)` elements.
+    a and b are flat arrays with strides in elements, a_strides of (i, k) and b_strides of (j, k), one of b's is 1;
+    c (rows, columns) is C-contiguous, bias has `columns` elements or none, workspace `scratch(itemsize)` elements.
     """
     rows, columns = c.shape
-    split = _panel_sizes(rows, columns, depth, c.itemsize)[0]
-    pa, pb = workspace[:split], workspace[split:]
-    team = threads.team(2.0 * rows * columns * depth, -(-rows // TILE_ROWS) * -(-columns // TILE_ROWS))
-    (a_row, a_k), (b_column, b_k) = a_strides, b_strides
-    for j in range(0, columns, COLUMNS):
-        for k, k_end in _equal_parts(depth, DEPTH):
-            for r in range(0, rows, ROWS):
-                m, n = min(ROWS, rows - r), min(COLUMNS, columns - j)
-                left, right = (r * a_row + k * a_k, a_row, a_k, m), (j * b_column + k * b_k, b_column, b_k, n)
-                parallel(_pack, team, a, *left, b, *right, k_end - k, pa, pb)
-                at, bias_at = r * columns + j, j if bias.size and k == 0 else -1
-                parallel(_compute, team, pa, pb, k_end - k, c.reshape(-1), at, columns, m, n, bias, bias_at, k > 0)
+    column_panels = -(-columns // (TILE_VECS * VECTOR_BYTES // c.itemsize))
+    most = max(1, rows // _FEWEST_ROWS)
+    team = threads.team(2.0 * rows * columns * depth, column_panels * most)
+    # Enough pieces for threads to end together: eight each.
+    row_parts = 1 if team == 1 else min(most, -(-8 * team // column_panels))
+    flat = c.reshape(-1)
+    parallel(_product, team, a, *a_strides, b, *b_strides, flat, rows, columns, depth, bias, row_parts, workspace)
 
 
-def _equal_parts(depth, most):
-    """(start, end) of blocks of at most `most` that share `depth` about equally."""
-    count = max(1, -(-depth // most))
-    ends = [depth * part // count for part in range(count + 1)]
-    return zip(ends, ends[1:], strict=False)
+NO_BIAS = {dtype: np.empty(0, dtype) for dtype in ("float32", "float64")}

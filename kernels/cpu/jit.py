@@ -76,8 +76,11 @@ def njit(function):
 
 
 def inner(function):
-    """Like `njit` for functions that only other kernels call: compiled into each caller, so not cached alone."""
-    return numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    """Like `njit` for functions that only other kernels call: inlined into each caller, and not cached alone.
+
+    A call that is not inlined passes every array as seven numbers, which takes longer than many a small loop.
+    """
+    return numba.njit(nogil=True, forceinline=True, fastmath=FASTMATH, error_model="numpy")(function)
 
 
 def region(function):

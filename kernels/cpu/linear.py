@@ -3,7 +3,6 @@
 y (m, o) = x wᵀ + b     gx (m, i) = gy w     gw (o, i) = gyᵀ x
 """
 
-import numpy as np
 from fastconv.kernels.cpu import gemm
 
 from fastconv.problem import itemsize
@@ -11,24 +10,24 @@ from fastconv.registry import kernel
 
 
 def _cost(p):
-    # Packing moves every operand once more; it counts when a dimension is small.
+    # Every operand is moved once more; it counts when a dimension is small.
     return 1.1 * p.flops + 8.0 * (p.i * p.o + p.m * p.i + p.m * p.o) + 20_000
 
 
-@kernel("linear/gemm/cpu", limit=2.0, cost=_cost, scratch=lambda p: gemm.scratch(p.m, p.o, p.i, itemsize(p.dtype)))
+def _scratch(p):
+    return gemm.scratch(itemsize(p.dtype))
+
+
+@kernel("linear/gemm/cpu", limit=2.0, cost=_cost, scratch=_scratch)
 def forward(p, x, w, b, y, scratch):
     gemm.product(x.reshape(-1), (p.i, 1), w.reshape(-1), (p.i, 1), y, p.i, b, scratch)
 
 
-@kernel(
-    "linear_grad_input/gemm/cpu", limit=2.0, cost=_cost, scratch=lambda p: gemm.scratch(p.m, p.i, p.o, itemsize(p.dtype))
-)
+@kernel("linear_grad_input/gemm/cpu", limit=2.0, cost=_cost, scratch=_scratch)
 def grad_input(p, gy, w, gx, scratch):
-    gemm.product(gy.reshape(-1), (p.o, 1), w.reshape(-1), (1, p.i), gx, p.o, np.empty(0, gx.dtype), scratch)
+    gemm.product(gy.reshape(-1), (p.o, 1), w.reshape(-1), (1, p.i), gx, p.o, gemm.NO_BIAS[p.dtype], scratch)
 
 
-@kernel(
-    "linear_grad_weight/gemm/cpu", limit=2.0, cost=_cost, scratch=lambda p: gemm.scratch(p.o, p.i, p.m, itemsize(p.dtype))
-)
+@kernel("linear_grad_weight/gemm/cpu", limit=2.0, cost=_cost, scratch=_scratch)
 def grad_weight(p, x, gy, gw, scratch):
-    gemm.product(gy.reshape(-1), (1, p.o), x.reshape(-1), (1, p.i), gw, p.m, np.empty(0, gw.dtype), scratch)
+    gemm.product(gy.reshape(-1), (1, p.o), x.reshape(-1), (1, p.i), gw, p.m, gemm.NO_BIAS[p.dtype], scratch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS
 from fastconv.kernels.cpu.jit import inner, region
-from fastconv.kernels.cpu.simd import lanes, outer, shares, spaced, store_tile, zeros
+from fastconv.kernels.cpu.simd import lanes, load, outer, row_offsets, shares, spaced, store, store_tile, zeros
 from numba import prange
 
 
@@ -17,9 +17,10 @@ def _fma_loop(x, y, base, steps):
     """`steps` rank-1 updates of one register tile on operands that never leave L1: nothing but the FMA units works."""
     width = lanes(x)
     tile = zeros(x, TILE_ROWS, TILE_VECS)
+    rows = row_offsets(tile, TILE_ROWS, 1)
     for k in range(steps):
         at = (k & 15) * 64
-        tile = outer(tile, x, at, x, spaced(tile, 1024 + at, width))
+        tile = outer(tile, x, at, rows, x, spaced(tile, 1024 + at, width))
     row = TILE_VECS * width
     store_tile(tile, y, spaced(tile, base, width), shares(tile, row), row, TILE_ROWS, False)
 
@@ -34,13 +35,17 @@ def fma_loop(threads, x, y, steps):
         _fma_loop(x, y, t * 1024, steps)
 
 
+@inner
+def _copy(x, y, start, end):
+    for i in range(start, end, lanes(x)):
+        store(y, i, load(x, i))
+
+
 @region
-def copy(threads, x, y):
-    """y = x, in `threads` equal parts: reads and writes x.nbytes each. x.size is a multiple of `threads`."""
-    part = x.size // threads
+def copy(threads, x, y, part):
+    """y = x in `threads` parts of `part` elements, a multiple of 16."""
     for t in prange(threads):
-        for i in range(t * part, (t + 1) * part):
-            y[i] = x[i]
+        _copy(x, y, t * part, (t + 1) * part)
 
 
 @region

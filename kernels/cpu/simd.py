@@ -244,7 +244,8 @@ even_lanes = _elementwise("a[0], a[2], … b[0], b[2], …", _shuffle(lambda n: 
 odd_lanes = _elementwise("a[1], a[3], … b[1], b[3], …", _shuffle(lambda n: list(range(1, 2 * n, 2))))
 zip_low = _elementwise("a[0], b[0], a[1], b[1], …", _shuffle(lambda n: [i // 2 + (i % 2) * n for i in range(n)]))
 zip_high = _elementwise(
-    "the upper halves interleaved: a[n/2], b[n/2], …", _shuffle(lambda n: [n // 2 + i // 2 + (i % 2) * n for i in range(n)])
+    "the upper halves interleaved: a[n/2], b[n/2], …",
+    _shuffle(lambda n: [n // 2 + i // 2 + (i % 2) * n for i in range(n)]),
 )
 
 
@@ -252,6 +253,17 @@ zip_high = _elementwise(
 def fma(typingctx, a, b, c):
     """a·b + c, rounded once where the host has the instruction."""
     return a(a, b, c), lambda context, builder, sig, args: _fma(builder, *args)
+
+
+@intrinsic
+def select_greater(typingctx, value, best, new, old):
+    """`new` in lanes where value > best or value is NaN, `old` elsewhere: a maximum that keeps the first of equals."""
+
+    def codegen(context, b, sig, args):
+        greater = b.fcmp_ordered(">", args[0], args[1])
+        return b.select(b.or_(greater, b.fcmp_unordered("uno", args[0], args[0])), args[2], args[3])
+
+    return value(value, best, new, old), codegen
 
 
 @intrinsic
@@ -341,29 +353,41 @@ def shares(typingctx, tile, count):
 
 
 @intrinsic
-def outer(typingctx, tile, a, i, x, offsets):
-    """tile[r][v] + a.flat[i + r] · x.flat[offsets[v] :]: the rank-1 update that carries every matrix product.
+def row_offsets(typingctx, tile, rows, stride):
+    """(0, stride, 2·stride, …): one offset for each row of `tile`; rows from `rows` on repeat the last one."""
 
-    `a` holds one value a row, broadcast; `offsets` is a tuple with one flat index into x for each vector of a row.
+    def codegen(context, b, sig, args):
+        last = b.sub(args[1], I64(1))
+        numbers = [b.select(b.icmp_signed("<", I64(r), last), I64(r), last) for r in range(tile.rows)]
+        return _tuple(context, b, [b.mul(args[2], number) for number in numbers])
+
+    return types.UniTuple(types.intp, tile.rows)(tile, types.intp, types.intp), codegen
+
+
+@intrinsic
+def outer(typingctx, tile, a, i, rows, x, offsets):
+    """tile[r][v] + a.flat[i + rows[r]] · x.flat[offsets[v] :]: the rank-1 update that carries every matrix product.
+
+    `rows` holds an offset into a for each row, whose element is broadcast; `offsets` an index into x for each vector.
     """
 
     def codegen(context, b, sig, args):
-        old, a_array, first, x_array, places = args
+        old, a_array, first, row_places, x_array, places = args
         vector = _vector(tile)
         columns = [
-            _load(b, _pointer(context, b, sig.args[3], x_array, place), vector)
+            _load(b, _pointer(context, b, sig.args[4], x_array, place), vector)
             for place in _offsets(b, places, tile.vecs)
         ]
         row_pointer = _pointer(context, b, sig.args[1], a_array, first)
         new = old
-        for r in range(tile.rows):
-            value = _splat(b, b.load(b.gep(row_pointer, [I64(r)])), tile.lanes)
+        for r, row in enumerate(_offsets(b, row_places, tile.rows)):
+            value = _splat(b, b.load(b.gep(row_pointer, [row])), tile.lanes)
             for v, column in enumerate(columns):
                 place = r * tile.vecs + v
                 new = b.insert_value(new, _fma(b, value, column, b.extract_value(new, place)), place)
         return new
 
-    return tile(tile, a, types.intp, x, offsets), codegen
+    return tile(tile, a, types.intp, rows, x, offsets), codegen
 
 
 @intrinsic
@@ -398,9 +422,7 @@ def outer_lanes(typingctx, tile, a, i, row_stride, rows, x, offsets, count):
                 updated(lambda ty, array, place: _load(b, _pointer(context, b, ty, array, place), vector))
             with otherwise:
                 mask = _mask(b, tile.lanes, None, number)
-                updated(
-                    lambda ty, array, place: _masked_load(b, _pointer(context, b, ty, array, place), vector, mask)
-                )
+                updated(lambda ty, array, place: _masked_load(b, _pointer(context, b, ty, array, place), vector, mask))
         return b.load(slot)
 
     intp = types.intp

@@ -1,0 +1,169 @@
+"""This machine: its vector unit and threads, and its limits as measured now.
+
+Every rate in a report is divided by limits from the same process and minute, because shared machines drift.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib.metadata import version
+from statistics import median
+
+import numpy as np
+
+from fastconv import cache, threads
+
+# Working sets for copying, in bytes a thread: inside L2, inside a share of L3, and far outside of every cache.
+COPY_SETS = {"L2": 2**18, "L3": 2**21, "memory": 2**26}
+
+
+def _median_time(call: Callable[[], object], seconds: float) -> float:
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def fma_rate(dtype: str = "float32", count: int | None = None, seconds: float = 0.05) -> float:
+    """Fused multiply-adds this machine does now, as flop/s, on `count` threads (default: all that kernels use)."""
+    from fastconv.kernels.cpu import peak
+    from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
+
+    team = count or threads.get_num_threads()
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal(4096).astype(dtype)
+    y = np.empty(1024 * team, dtype)
+    steps = 20_000
+    flops = 2.0 * steps * TILE_ROWS * TILE_VECS * (VECTOR_BYTES // x.itemsize) * team
+    with threads.guard():
+        return flops / _median_time(lambda: peak.fma_loop(team, x, y, steps), seconds)
+
+
+def copy_rates(count: int | None = None, seconds: float = 0.05) -> dict[str, float]:
+    """Bytes per second read plus written by a copy whose working set lies in each of COPY_SETS."""
+    from fastconv.kernels.cpu import peak
+
+    team = count or threads.get_num_threads()
+    rates = {}
+    for name, size in COPY_SETS.items():
+        part = size // 8
+        x = np.random.default_rng(0).standard_normal(part * team).astype(np.float32)
+        y = np.empty_like(x)
+        with threads.guard():
+            rates[name] = 2.0 * x.nbytes / _median_time(partial(peak.copy, team, x, y, part), seconds)
+    return rates
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a result must be read with: processor, instruction set, threads, versions."""
+
+    processor: str
+    isa: str
+    vector_bits: int
+    cpu_name: str
+    threads: int
+    threading_layer: str
+    versions: str
+
+    def line(self) -> str:
+        """All of it on one line, as every table prints it."""
+        return (
+            f"{self.processor} ({self.cpu_name}), {self.isa} {self.vector_bits} bit, {self.threads} threads "
+            f"({self.threading_layer}), {self.versions}"
+        )
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except FileNotFoundError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine() -> Machine:
+    """This machine, as kernels see it now."""
+    from fastconv.kernels.cpu import host
+
+    versions = ", ".join(f"{name} {version(name)}" for name in ("fastconv", "numba", "numpy"))
+    return Machine(
+        _processor(),
+        host.isa(),
+        host.VECTOR_BYTES * 8,
+        host.CPU_NAME,
+        threads.get_num_threads(),
+        threads.layer(),
+        f"{versions}, Python {platform.python_version()}",
+    )
+
+
+def describe(measured: bool = True) -> str:
+    """The text of `fastconv info`."""
+    from fastconv.kernels.cpu import host
+
+    here = machine()
+    place = cache.folder()
+    lines = [
+        f"fastconv          {here.versions}",
+        f"platform          {platform.system()} {platform.machine()}, {sys.implementation.name}",
+        f"processor         {here.processor}, {os.cpu_count()} logical CPUs",
+        f"compiled for      {here.cpu_name}: {here.isa}, {here.vector_bits}-bit vectors",
+        f"CPU features      {' '.join(sorted(host.FEATURES))}",
+        f"register tiles    {host.TILE_ROWS} × {host.TILE_VECS} vectors; along lanes {host.LANE_ROWS} × {host.LANE_VECS}",
+        f"threads           {here.threads} of {threads.available()}, layer {here.threading_layer}",
+        f"cache             {place or 'none: no private, writable folder'}",
+    ]
+    if place is not None:
+        lines.append(
+            f"cache size        {cache.size(place) / 2**20:.1f} MiB here, {cache.size(cache.root()) / 2**20:.1f} in all"
+        )
+    if measured:
+        for dtype in ("float32", "float64"):
+            rates = " · ".join(
+                f"{fma_rate(dtype, count) / 1e9:.0f} GFLOP/s on {count}" for count in sorted({1, here.threads})
+            )
+            lines.append(f"FMA peak {dtype:8} {rates}")
+        copies = " · ".join(f"{name} {rate / 1e9:.0f} GB/s" for name, rate in copy_rates().items())
+        lines.append(f"copy, read+write  {copies} on {here.threads}")
+        lines.append(f"matrix product    {product_share()}")
+    return "\n".join(lines)
+
+
+def product_share(size: int = 512, rounds: int = 40) -> str:
+    """The packed matrix product of size³ against the FMA peak, measured alternately, for one thread and for all."""
+    from fastconv.functional import linear_grad_input
+
+    generator = np.random.default_rng(0)
+    a, b = (generator.standard_normal((size, size)).astype(np.float32) for _ in range(2))
+    former = threads.get_num_threads()
+    parts = []
+    try:
+        for count in sorted({1, former}):
+            threads.set_num_threads(count)
+            linear_grad_input(b, a, algorithm="gemm")
+            rates, peaks = [], []
+            for _ in range(rounds):
+                peaks.append(fma_rate("float32", count, 0.0))
+                start = time.perf_counter()
+                linear_grad_input(b, a, algorithm="gemm")
+                rates.append(2.0 * size**3 / (time.perf_counter() - start))
+            share = median(rates) / median(peaks)
+            parts.append(f"{median(rates) / 1e9:.0f} GFLOP/s, {100 * share:.0f} % of the FMA peak, on {count}")
+    finally:
+        threads.set_num_threads(former)
+    return f"{size}³ float32: " + " · ".join(parts)

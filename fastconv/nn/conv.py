@@ -1,0 +1,119 @@
+"""Convolution layers. Source: torch.nn.Conv2d; its padding="same" also with stride, by TensorFlow's rule."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.nn import functional as F
+from fastconv.nn import init
+from fastconv.nn.checks import float_dtype, image_shape, one_of, real
+from fastconv.nn.module import Module, Parameter
+from fastconv.problem import ConvProblem, IntPair, Padding, boolean, conv_padding, integer, pair
+
+T = TypeVar("T")
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class Conv2d(Module):
+    """Cross-correlation of images with learned kernels: y[n,o] = bias[o] + Σ_c corr2d(x[n,c], weight[o,c]).
+
+    Input (N, C, H, W) or (C, H, W) of the parameters' dtype, an array or a Tensor; the same kind comes back.
+    weight (out_channels, in_channels/groups, KH, KW) and bias (out_channels) start uniform on ±1/√fan_in, where
+    fan_in = in_channels/groups·KH·KW.
+    padding: int, pair, "same" or "valid". algorithm: see fastconv.functional.
+    ValueError or TypeError names the argument at fault, its value and what is allowed.
+    """
+
+    weight: Parameter
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: Padding = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        dtype: npt.DTypeLike | None = None,
+        algorithm: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.in_channels = integer("in_channels", in_channels)
+        self.out_channels = integer("out_channels", out_channels)
+        self.kernel_size = pair("kernel_size", kernel_size)
+        self.stride = pair("stride", stride)
+        self.dilation = pair("dilation", dilation)
+        self.groups = integer("groups", groups)
+        for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
+            if channels % self.groups:
+                raise ValueError(f"groups={groups!r}: needs a divisor of {name}={channels}")
+        if isinstance(padding, str):
+            one_of("padding", padding, ("same", "valid"))
+        self.padding = padding if isinstance(padding, str) else pair("padding", padding, 0)
+        self.padding_mode = one_of("padding_mode", padding_mode, PADDING_MODES)
+        self.algorithm = algorithm
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self.weight = Parameter(np.empty(shape, float_dtype(dtype)))
+        self.bias = Parameter(np.empty(self.out_channels, float_dtype(dtype))) if boolean("bias", bias) else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew."""
+        init.default_(self.weight, self.bias)
+
+    def _sides(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Padding as (top, bottom, left, right)."""
+        kh, kw = self.weight.shape[2:]
+        return conv_padding(self.padding, (height, width), (kh, kw), self.stride, self.dilation)
+
+    def forward(self, x: T) -> T:
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            real("input", x)
+            top, bottom, left, right = self._sides(*image_shape(x)[2:])
+            x = F.pad(x, (left, right, top, bottom), self.padding_mode)
+            padding = 0
+        return F.conv2d(
+            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, algorithm=self.algorithm
+        )
+
+    def problem(self, x: Any) -> ConvProblem:
+        """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""
+        n, c, h, w = image_shape(x)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            top, bottom, left, right = self._sides(h, w)
+            h, w, padding = h + top + bottom, w + left + right, 0
+        return ConvProblem.make(
+            (n, c, h, w),
+            self.weight.shape,
+            stride=self.stride,
+            padding=padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            bias=self.bias is not None,
+            dtype=str(self.weight.dtype),
+        )
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        if self.padding != (0, 0):
+            text += f", padding={self.padding}"
+        if self.dilation != (1, 1):
+            text += f", dilation={self.dilation}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        if self.bias is None:
+            text += ", bias=False"
+        if self.padding_mode != "zeros":
+            text += f", padding_mode={self.padding_mode}"
+        return text

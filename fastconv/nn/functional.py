@@ -1,0 +1,378 @@
+"""torch.nn.functional's names and signatures over fastconv's kernels.
+
+Every function takes a NumPy array, and gives an array and records nothing, or a Tensor, and gives a Tensor that is
+recorded if the Tensor or a parameter requires a gradient. The first argument decides.
+
+Images are (N, C, H, W) or (C, H, W), float32 or float64; all arrays of a call have one dtype. Wrong arguments raise
+ValueError or TypeError that names the argument, its value and what is allowed (see fastconv.problem).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from fastconv import functional, ops, views
+from fastconv.autograd import Array, T, Variable, array, array_module, record
+from fastconv.nn.checks import axis_of, check_classes, fraction, image_shape, one_of, real
+from fastconv.problem import IntPair, Padding, boolean, integer, same_dtype
+from fastconv.random import generator
+
+PAD_MODES = ("constant", "reflect", "replicate", "circular")
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
+    """`a` in another shape; itself if it has that shape, because reshape takes longer than looking."""
+    return a if a.shape == shape else a.reshape(shape)
+
+
+def conv2d(
+    input: T,
+    weight: Any,
+    bias: Any = None,
+    stride: IntPair = 1,
+    padding: Padding = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+) -> T:
+    """Cross-correlation: input (N, C, H, W), weight (O, C/groups, KH, KW), bias (O) -> (N, O, OH, OW).
+
+    padding may also be "same" (TensorFlow's rule, strided too) or "valid". `algorithm` names the kernel of the forward
+    pass; each gradient chooses its own. Source: torch.nn.functional.conv2d.
+    """
+    a = real("input", input)
+    w = real("weight", weight, a)
+    b = None if bias is None else real("bias", bias, a)
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"bias={b.shape}: needs shape {w.shape[:1]}, one value an output channel of the weight")
+    before, size = a.shape, image_shape(a)
+    x = _shaped(a, size)
+    args = (stride, padding, dilation, groups)
+    y = functional.conv2d(x, w, b, *args, algorithm=algorithm)
+    shape = y.shape
+
+    def grad_input(g: Array) -> Array:
+        return functional.conv2d_grad_input(size, w, g.reshape(shape), *args).reshape(before)
+
+    def grad_weight(g: Array) -> Array:
+        return functional.conv2d_grad_weight(x, w.shape, g.reshape(shape), *args)
+
+    return record(
+        input,
+        _shaped(y, before[:-3] + shape[1:]),
+        (input, grad_input, weight),
+        (weight, grad_weight, input),
+        (bias, lambda g: g.reshape(shape).sum(axis=(0, 2, 3))),
+    )
+
+
+def max_pool2d(
+    input: T,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: Padding = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    algorithm: str = "auto",
+) -> Any:
+    """The largest of each window: input (N, C, H, W) -> (N, C, OH, OW).
+
+    With return_indices also where it stands, int64, h·W + w. padding may also be "same" or "valid".
+    Source: torch.nn.functional.max_pool2d.
+    """
+    a = real("input", input)
+    x = _shaped(a, image_shape(a))
+    args = (kernel_size, stride, padding, dilation, ceil_mode)
+    if boolean("return_indices", return_indices):
+        y, indices = functional.max_pool2d_with_indices(x, *args, algorithm=algorithm)
+    else:
+        y, indices = functional.max_pool2d(x, *args, algorithm=algorithm), None
+    shape = y.shape
+    small = a.shape[:-3] + shape[1:]
+
+    def gradient(g: Array) -> Array:
+        return functional.max_pool2d_grad(x, g.reshape(shape), *args).reshape(a.shape)
+
+    out = record(input, _shaped(y, small), (input, gradient, input))
+    return out if indices is None else (out, record(input, indices.reshape(small)))
+
+
+def avg_pool2d(
+    input: T,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    algorithm: str = "auto",
+) -> T:
+    """The mean of each window: input (N, C, H, W) -> (N, C, OH, OW). padding may also be "same" or "valid".
+
+    Source: torch.nn.functional.avg_pool2d.
+    """
+    a = real("input", input)
+    before, size = a.shape, image_shape(a)
+    args = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    y = functional.avg_pool2d(_shaped(a, size), *args, algorithm=algorithm)
+    shape = y.shape
+
+    def gradient(g: Array) -> Array:
+        return functional.avg_pool2d_grad(size, g.reshape(shape), *args).reshape(before)
+
+    return record(input, _shaped(y, before[:-3] + shape[1:]), (input, gradient))
+
+
+def linear(input: T, weight: Any, bias: Any = None, *, algorithm: str = "auto") -> T:
+    """x wᵀ + b: input (…, in), weight (out, in), bias (out) -> (…, out). Source: torch.nn.functional.linear."""
+    a = real("input", input)
+    w = real("weight", weight, a)
+    b = None if bias is None else real("bias", bias, a)
+    if w.ndim != 2:
+        raise ValueError(f"weight={w.shape}: needs shape (out_features, in_features), got {w.ndim} dimensions")
+    if a.ndim == 0 or a.shape[-1] != w.shape[1]:
+        raise ValueError(f"input={a.shape}: needs shape (..., {w.shape[1]}) for weight {w.shape}")
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"bias={b.shape}: needs shape {w.shape[:1]}, one value an output feature of the weight")
+    before = a.shape
+    x = _shaped(a, (math.prod(before[:-1]), before[-1]))
+    y = functional.linear(x, w, b, algorithm=algorithm)
+    shape = y.shape
+
+    return record(
+        input,
+        _shaped(y, (*before[:-1], shape[1])),
+        (input, lambda g: functional.linear_grad_input(w, g.reshape(shape)).reshape(before), weight),
+        (weight, lambda g: functional.linear_grad_weight(x, g.reshape(shape)), input),
+        (bias, lambda g: g.reshape(shape).sum(axis=0)),
+    )
+
+
+def _positions(mode: str, size: int, before: int, after: int) -> Array:
+    """For each element of a padded axis, the element of the axis that it repeats."""
+    i = np.arange(-before, size + after)
+    if mode == "circular":
+        return i % size
+    if mode == "replicate":
+        return i.clip(0, size - 1)
+    i = np.abs(i)
+    return np.minimum(i, 2 * (size - 1) - i)
+
+
+def _fold(g: Array, axis: int, positions: Array, size: int, before: int) -> Array:
+    """The gradient of take(positions, axis): every padding row is added to the row that it repeats."""
+    g = g.swapaxes(0, axis)
+    gx = g[before : before + size].copy()
+    for row in (*range(before), *range(before + size, len(g))):
+        gx[positions[row]] += g[row]
+    return gx.swapaxes(0, axis)
+
+
+def pad(input: T, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> T:
+    """`input` with (left, right, top, bottom, …) elements more, the last dimension first, each >= 0.
+
+    mode: "constant" fills with `value` (0); "reflect" mirrors at the edge element, "replicate" repeats it, "circular"
+    goes on at the other side. These three pad the last 1, 2 or 3 dimensions of one image or a batch.
+    Source: torch.nn.functional.pad.
+    """
+    a = array(input)
+    one_of("mode", mode, PAD_MODES)
+    if not isinstance(pad, (tuple, list)) or len(pad) % 2 or len(pad) > 2 * a.ndim:
+        raise ValueError(f"pad={pad!r}: needs pairs (before, after), at most one for each of {a.ndim} dimensions")
+    amounts = [integer("pad", n, 0) for n in pad]
+    pairs = {a.ndim - 1 - i: (amounts[2 * i], amounts[2 * i + 1]) for i in range(len(amounts) // 2)}
+    if mode == "constant":
+        widths = [pairs.get(axis, (0, 0)) for axis in range(a.ndim)]
+        inner = tuple(slice(before, before + n) for (before, _), n in zip(widths, a.shape, strict=True))
+        y = array_module(a).pad(a, widths, constant_values=0 if value is None else value)
+        return record(input, y, (input, lambda g: g[inner]))
+    if value is not None:
+        raise ValueError(f"value={value!r}: needs None for mode={mode!r}")
+    if not 1 <= a.ndim - len(pairs) <= 2:
+        raise ValueError(f"pad={pad!r}: needs {a.ndim - 2} or {a.ndim - 1} pairs for mode={mode!r} and {a.shape}")
+    for axis, both in pairs.items():
+        limit = {"reflect": a.shape[axis] - 1, "circular": a.shape[axis]}.get(mode, max(both))
+        if max(both) > limit or not a.shape[axis]:
+            raise ValueError(f"pad={pad!r}: mode={mode!r} needs at most {limit} beside an extent of {a.shape[axis]}")
+    steps = [(axis, _positions(mode, a.shape[axis], *pairs[axis]), a.shape[axis], pairs[axis][0]) for axis in pairs]
+    y = a
+    for axis, positions, _, _ in steps:
+        y = y.take(positions, axis)
+
+    def gradient(g: Array) -> Array:
+        for step in reversed(steps):
+            g = _fold(g, *step)
+        return g
+
+    return record(input, y, (input, gradient))
+
+
+def _elementwise(input: T, function: Any, inplace: bool) -> T:
+    """function(input), put into the memory of `input` if `inplace`."""
+    real("input", input)
+    if not inplace:
+        return cast(T, function(input))
+    if isinstance(input, Variable):
+        return cast(T, input._in_place(function))
+    cast(Array, input)[...] = function(input)
+    return input
+
+
+def relu(input: T, inplace: bool = False) -> T:
+    """max(x, 0), elementwise."""
+    return _elementwise(input, ops.relu, inplace)
+
+
+def sigmoid(input: T) -> T:
+    """1 / (1 + e^−x), elementwise."""
+    return _elementwise(input, ops.sigmoid, False)
+
+
+def tanh(input: T) -> T:
+    """The hyperbolic tangent, elementwise."""
+    return _elementwise(input, ops.tanh, False)
+
+
+def softmax(input: T, dim: int) -> T:
+    """e^x / Σ e^x along `dim`."""
+    return ops.softmax(input, axis_of(dim, real("input", input).ndim))
+
+
+def log_softmax(input: T, dim: int) -> T:
+    """x − log Σ e^x along `dim`."""
+    return ops.log_softmax(input, axis_of(dim, real("input", input).ndim))
+
+
+def dropout(input: T, p: float = 0.5, training: bool = True, inplace: bool = False) -> T:
+    """In training each element 0 with probability `p`, else x / (1 − p); otherwise x itself.
+
+    Random numbers come from the library's generator, see manual_seed. Source: Srivastava et al. 2014, in torch's form.
+    """
+    p = fraction("p", p)
+    a = real("input", input)
+    if not training or p == 0:
+        return input
+    keep = array_module(a).asarray(generator().random(a.shape, dtype=np.float32) >= p)
+    # p = 1 keeps nothing, and 0 times anything will do.
+    factor = keep * a.dtype.type(1 / (1 - p) if p < 1 else 0)
+
+    def drop(x: T) -> T:
+        return record(x, array(x) * factor, (x, lambda g: g * factor, factor))
+
+    return _elementwise(input, drop, inplace)
+
+
+def flatten(input: T, start_dim: int = 0, end_dim: int = -1) -> T:
+    """Dimensions start_dim to end_dim as one. Source: torch.flatten."""
+    return views.flatten(input, start_dim, end_dim)
+
+
+def one_hot(tensor: T, num_classes: int = -1) -> T:
+    """int64 of shape (…, num_classes), 1 at the class of each integer element; −1 means as many as there are."""
+    a = array(tensor, "tensor")
+    if a.dtype.kind not in "iu":
+        raise TypeError(f"tensor: dtype {a.dtype} is not supported, needs an integer dtype")
+    classes = int(a.max(initial=-1)) + 1 if num_classes == -1 else integer("num_classes", num_classes)
+    check_classes("tensor", a, classes)
+    xp = array_module(a)
+    y = xp.zeros((*a.shape, classes), np.int64)
+    xp.put_along_axis(y, a[..., None].astype(np.int64), 1, axis=-1)
+    return record(tensor, y)
+
+
+def mse_loss(input: T, target: Any, reduction: str = "mean") -> T:
+    """(input − target)², its mean or sum. Shapes must be the same. Source: torch.nn.functional.mse_loss."""
+    one_of("reduction", reduction, REDUCTIONS)
+    a = real("input", input)
+    b = real("target", target, a)
+    if a.shape != b.shape:
+        raise ValueError(f"target={b.shape}: needs the shape of input, {a.shape}")
+    d = a - b
+    y = d * d
+    if reduction != "none":
+        y = y.mean() if reduction == "mean" else y.sum()
+    scale = 2 / max(d.size, 1) if reduction == "mean" else 2
+    return record(
+        input,
+        y,
+        (input, lambda g: g * scale * d, d),
+        (target, lambda g: -g * scale * d, d),
+    )
+
+
+def cross_entropy(
+    input: T,
+    target: Any,
+    weight: Any = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> T:
+    """−Σ_c q_c log softmax(input)_c for each sample, their weighted mean (over all that are not ignored) or sum.
+
+    input (N, C, …) or (C); target: class indices (N, …) or (), any integer dtype, or probabilities of the shape and
+    dtype of input. q is the target's distribution, (1 − s)·q + s/C with label_smoothing s, times weight (C).
+    Source: torch.nn.functional.cross_entropy.
+    """
+    one_of("reduction", reduction, REDUCTIONS)
+    smoothing = fraction("label_smoothing", label_smoothing)
+    a, t = real("input", input), array(target, "target")
+    xp = array_module(a)
+    if not a.size or not a.ndim:
+        raise ValueError(f"input={a.shape}: needs shape (N, C, ...) or (C,), no extent 0")
+    axis = min(a.ndim - 1, 1)
+    classes = a.shape[axis]
+    w = xp.ones(classes, a.dtype) if weight is None else real("weight", weight, a)
+    if w.shape != (classes,):
+        raise ValueError(f"weight={w.shape}: needs shape ({classes},), one value a class")
+    w_all = w.reshape(classes, *(1,) * (a.ndim - 1 - axis))
+    if t.dtype.kind == "f":
+        same_dtype(input=a, target=t)
+        if t.shape != a.shape:
+            raise ValueError(f"target={t.shape}: probabilities need the shape of input, {a.shape}")
+        q, total = t, a.size / classes
+    elif t.dtype.kind in "iu":
+        if t.shape != a.shape[:axis] + a.shape[axis + 1 :]:
+            raise ValueError(f"target={t.shape}: needs input's shape {a.shape} without its dimension {axis}")
+        counted = t != ignore_index
+        check_classes("target", t[counted], classes)
+        index = xp.where(counted, t, 0).astype(np.int64)
+        q = xp.zeros_like(a)
+        xp.put_along_axis(q, xp.expand_dims(index, axis), 1, axis=axis)
+        w_all = w_all * xp.expand_dims(counted, axis)
+        total = (w[index] * counted).sum()
+    else:
+        raise TypeError(
+            f"target: dtype {t.dtype} is not supported, needs integers (classes) or {a.dtype} (probabilities)"
+        )
+    q = w_all * (q * (1 - smoothing) + smoothing / classes)
+    logp = ops.log_softmax(a, axis)
+    # A class of probability 0 adds nothing, even where its log is −inf.
+    y = -(q * xp.where(q == 0, 0, logp)).sum(axis=axis)
+    if reduction != "none":
+        y = y.sum()
+    if reduction == "mean":
+        # All ignored: 0/0 is NaN, as in torch, and the gradient below is 0.
+        with np.errstate(invalid="ignore"):
+            y = y / a.dtype.type(total)
+
+    def spread(g: Array) -> Array:
+        g = xp.expand_dims(g, axis) if reduction == "none" else g
+        return g / a.dtype.type(total or 1) if reduction == "mean" else g
+
+    return record(
+        input,
+        y,
+        (input, lambda g: spread(g) * (xp.exp(logp) * q.sum(axis=axis, keepdims=True) - q), logp, q),
+        (target, lambda g: spread(g) * (smoothing - 1) * w_all * logp, logp, weight),
+    )

@@ -1,0 +1,131 @@
+"""Pooling layers. Source: torch.nn.MaxPool2d, torch.nn.AvgPool2d; padding may also be "same" or "valid"."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from fastconv.nn import functional as F
+from fastconv.nn.checks import image_shape
+from fastconv.nn.module import Module
+from fastconv.problem import IntPair, Padding, PoolProblem, boolean
+
+T = TypeVar("T")
+
+# Larger than any window: what the arguments are checked against before an input is known.
+_LARGE = (1, 1, 2**30, 2**30)
+
+
+class MaxPool2d(Module):
+    """The largest element of every window; padding counts as −inf.
+
+    Input (N, C, H, W) or (C, H, W), float32 or float64, an array or a Tensor; the same kind comes back, with
+    return_indices as (values, indices), indices int64, h·W + w. stride is kernel_size if left out.
+    """
+
+    def __init__(
+        self,
+        kernel_size: IntPair,
+        stride: IntPair | None = None,
+        padding: Padding = 0,
+        dilation: IntPair = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        algorithm: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.dilation = dilation
+        self.return_indices = boolean("return_indices", return_indices)
+        self.ceil_mode = ceil_mode
+        self.algorithm = algorithm
+        self.problem(_LARGE)
+
+    def forward(self, x: Any) -> Any:
+        return F.max_pool2d(
+            x,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
+            algorithm=self.algorithm,
+        )
+
+    def problem(self, x: Any) -> PoolProblem:
+        """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""
+        return PoolProblem.make(
+            image_shape(x),
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+            dtype=str(getattr(x, "dtype", "float32")),
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
+        )
+
+
+class AvgPool2d(Module):
+    """The mean of every window, or its sum divided by divisor_override; count_include_pad says whether padding counts.
+
+    Input (N, C, H, W) or (C, H, W), float32 or float64, an array or a Tensor; the same kind comes back.
+    stride is kernel_size if left out.
+    """
+
+    def __init__(
+        self,
+        kernel_size: IntPair,
+        stride: IntPair | None = None,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        algorithm: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.ceil_mode = ceil_mode
+        self.count_include_pad = count_include_pad
+        self.divisor_override = divisor_override
+        self.algorithm = algorithm
+        self.problem(_LARGE)
+
+    def forward(self, x: T) -> T:
+        return F.avg_pool2d(
+            x,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+            algorithm=self.algorithm,
+        )
+
+    def problem(self, x: Any) -> PoolProblem:
+        """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""
+        return PoolProblem.make(
+            image_shape(x),
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad,
+            divisor_override=self.divisor_override,
+            dtype=str(getattr(x, "dtype", "float32")),
+        )
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

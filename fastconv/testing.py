@@ -1,0 +1,225 @@
+"""What tests and benchmarks share: the table of shapes, random inputs, and the one error measure.
+
+A new kernel is tested and benchmarked on every case its operation has, because both go over `grid`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastconv import reference, threads
+from fastconv.functional import Array, aligned, output_shapes
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem
+from fastconv.registry import OPS, Kernel, kernels, operations
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A named problem; small ones are tested, the others benchmarked."""
+
+    name: str
+    problem: Problem
+    small: bool
+
+
+def _conv(n: int, c: int, h: int, w: int, o: int, kh: int, kw: int, **arguments: Any) -> ConvProblem:
+    groups = arguments.get("groups", 1)
+    return ConvProblem.make((n, c, h, w), (o, c // groups, kh, kw), **arguments)
+
+
+def _pool(n: int, c: int, h: int, w: int, *kernel: int, **arguments: Any) -> PoolProblem:
+    return PoolProblem.make((n, c, h, w), kernel, **arguments)
+
+
+def _linear(m: int, i: int, o: int, **arguments: Any) -> LinearProblem:
+    return LinearProblem.make((m, i), (o, i), **arguments)
+
+
+# Asymmetric on purpose: unequal heights and widths, kernels, strides, paddings and dilations; odd and prime channels.
+_SMALL: dict[str, Problem] = {
+    "conv-one-pixel": _conv(1, 1, 1, 1, 1, 1, 1),
+    "conv-edge-detector": _conv(1, 1, 6, 8, 1, 1, 2),
+    "conv-bias": _conv(2, 3, 9, 11, 5, 3, 2, padding=(1, 0), bias=True),
+    "conv-1x1": _conv(2, 17, 5, 7, 9, 1, 1, bias=True),
+    "conv-1x1-stride": _conv(3, 5, 9, 8, 7, 1, 1, stride=(2, 3)),
+    "conv-wide": _conv(1, 2, 5, 101, 3, 3, 3, padding=(2, 1)),
+    "conv-tall": _conv(1, 3, 67, 3, 2, 5, 2, padding=(1, 1)),
+    "conv-stride": _conv(2, 5, 13, 40, 11, 3, 5, stride=(2, 1), padding=(1, 2)),
+    "conv-stride-2": _conv(2, 3, 17, 37, 10, 3, 3, stride=2, padding=1, bias=True),
+    "conv-stride-3": _conv(2, 2, 19, 23, 3, 4, 5, stride=(1, 3), padding=(2, 3)),
+    "conv-stride-over-kernel": _conv(1, 3, 14, 16, 5, 2, 1, stride=(3, 4)),
+    "conv-dilation": _conv(2, 3, 15, 19, 4, 3, 2, dilation=(2, 5), padding=(3, 1)),
+    "conv-dilation-stride": _conv(1, 2, 21, 18, 3, 3, 3, dilation=(3, 2), stride=(2, 3), padding=(4, 3)),
+    "conv-same": _conv(2, 2, 9, 10, 3, 2, 4, padding="same", stride=(2, 3)),
+    "conv-padding-over-kernel": _conv(1, 2, 3, 4, 3, 2, 1, padding=(3, 5)),
+    "conv-groups": _conv(2, 6, 8, 11, 9, 3, 2, groups=3, padding=(0, 1), bias=True),
+    "conv-depthwise": _conv(2, 7, 12, 18, 7, 3, 3, groups=7, padding=1, stride=(1, 2)),
+    "conv-depthwise-multiplier": _conv(1, 5, 9, 20, 10, 5, 3, groups=5, padding=(2, 1)),
+    "conv-many-channels": _conv(1, 67, 6, 9, 19, 3, 3, padding=1),
+    "conv-many-outputs": _conv(1, 3, 7, 50, 70, 2, 3),
+    "conv-deep": _conv(1, 131, 4, 5, 9, 3, 2, padding=(1, 1)),
+    "conv-batch": _conv(9, 2, 5, 6, 4, 3, 3),
+    "pool-2x2": _pool(2, 3, 8, 10, 2, 2),
+    "pool-3x3-stride-2": _pool(2, 5, 13, 15, 3, 3, stride=2, padding=1),
+    "pool-asymmetric": _pool(3, 2, 11, 37, 3, 5, stride=(2, 1), padding=(1, 2)),
+    "pool-ceil": _pool(1, 3, 12, 14, 3, 4, stride=(2, 3), ceil_mode=True, padding=(1, 0)),
+    "pool-stride-3": _pool(2, 2, 17, 20, 2, 3, stride=(3, 4)),
+    "pool-same": _pool(2, 2, 7, 9, 2, 3, stride=(2, 2), padding="same"),
+    "pool-whole": _pool(2, 3, 7, 9, 7, 9),
+    "pool-wide": _pool(1, 2, 6, 133, 2, 2, stride=(1, 2)),
+    "pool-1x1": _pool(2, 3, 4, 5, 1, 1),
+    "max-pool-dilation": _pool(2, 3, 14, 17, 3, 2, stride=(1, 2), dilation=(2, 3), padding=(1, 1)),
+    "avg-pool-exclude-pad": _pool(2, 3, 9, 11, 3, 3, stride=2, padding=1, count_include_pad=False),
+    "avg-pool-divisor": _pool(1, 2, 8, 9, 3, 2, divisor_override=5, ceil_mode=True),
+    "linear-one": _linear(1, 1, 1),
+    "linear-vector": _linear(1, 70, 33, bias=True),
+    "linear-odd": _linear(7, 13, 5, bias=True),
+    "linear-lenet": _linear(9, 400, 120, bias=True),
+    "linear-deep": _linear(3, 1031, 17),
+    "linear-wide": _linear(2, 9, 211),
+}
+
+# Real layers, in batches people train or run with.
+_BENCH: dict[str, Problem] = {
+    "lenet-conv1": _conv(64, 1, 28, 28, 6, 5, 5, padding=2, bias=True),
+    "lenet-pool1": _pool(64, 6, 28, 28, 2, 2),
+    "lenet-conv2": _conv(64, 6, 14, 14, 16, 5, 5, bias=True),
+    "lenet-pool2": _pool(64, 16, 10, 10, 2, 2),
+    "lenet-fc1": _linear(64, 400, 120, bias=True),
+    "lenet-fc2": _linear(64, 120, 84, bias=True),
+    "lenet-fc3": _linear(64, 84, 10, bias=True),
+    "gemm-512": _linear(512, 512, 512),
+    "gemm-1024": _linear(1024, 1024, 1024),
+    "vgg1_1": _conv(1, 3, 224, 224, 64, 3, 3, padding=1, bias=True),
+    "vgg3_2": _conv(1, 256, 56, 56, 256, 3, 3, padding=1, bias=True),
+    "vgg5": _conv(1, 512, 14, 14, 512, 3, 3, padding=1, bias=True),
+    "resnet-stem": _conv(1, 3, 224, 224, 64, 7, 7, stride=2, padding=3),
+    "resnet-1x1": _conv(1, 256, 56, 56, 64, 1, 1),
+    "resnet-stride-2": _conv(1, 128, 56, 56, 128, 3, 3, stride=2, padding=1),
+    "alexnet-conv2": _conv(1, 64, 27, 27, 192, 5, 5, padding=2, bias=True),
+    "depthwise": _conv(1, 128, 56, 56, 128, 3, 3, padding=1, groups=128),
+    "pool-2x2-112": _pool(8, 64, 112, 112, 2, 2),
+    "pool-3x3-112": _pool(8, 64, 112, 112, 3, 3, stride=2, padding=1),
+}
+
+CASES: Mapping[str, Case] = {
+    name: Case(name, problem, table is _SMALL) for table in (_SMALL, _BENCH) for name, problem in table.items()
+}
+
+
+def has_meaning(op: str, problem: Problem) -> bool:
+    """Whether an operation of this problem's type can have these arguments: dilation is max pooling's alone."""
+    if isinstance(problem, PoolProblem) and op.startswith("avg"):
+        return problem.dilation == (1, 1)
+    return True
+
+
+def grid(small: bool, backend: str = "cpu") -> Iterator[tuple[Kernel, Case]]:
+    """Every kernel with every case of its operation that it supports: what tests and benchmarks run."""
+    for case in CASES.values():
+        if case.small == small:
+            for op in operations(case.problem):
+                for kernel in kernels(op, backend):
+                    if has_meaning(op, case.problem) and kernel.unsupported(case.problem) is None:
+                        yield kernel, case
+
+
+def inputs(op: str, problem: Problem, seed: int = 0) -> tuple[Array, ...]:
+    """Random inputs of `op`, standard normal, the same for the same operation, problem and seed."""
+    generator = np.random.default_rng([zlib.crc32(repr((op, problem)).encode()), seed])
+    shapes: dict[str, tuple[int, ...]] = {"x": problem.input_shape, "gy": problem.output_shape}
+    if not isinstance(problem, PoolProblem):
+        shapes["w"] = problem.weight_shape
+        shapes["b"] = (problem.o,) if problem.bias else (0,)
+    return tuple(generator.standard_normal(shapes[name]).astype(problem.dtype) for name in OPS[op].inputs)
+
+
+def poisoned_run(kernel: Kernel, problem: Problem, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The kernel's outputs, with outputs and scratch full of NaN (integers: of their minimum) before the call."""
+    outputs = []
+    for shape, dtype in output_shapes(kernel.op, problem):
+        poison = np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).min
+        outputs.append(np.full(shape, poison, dtype))
+    scratch = aligned(kernel.scratch(problem), problem.dtype)
+    scratch[:] = np.nan
+    with threads.guard():
+        kernel.run(problem, *arrays, *outputs, scratch)
+    return tuple(outputs)
+
+
+def expected(op: str, problem: Problem, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The outputs of `op` in float64, by fastconv.reference."""
+    p: Any = problem
+    if isinstance(problem, ConvProblem):
+        rest = (p.stride, p.padding, p.dilation, p.groups)
+        if op == "conv2d":
+            x, w, b = arrays
+            return (reference.conv2d(x, w, b if p.bias else None, *rest),)
+        if op == "conv2d_grad_input":
+            gy, w = arrays
+            return (reference.conv2d_grad_input(p.input_shape, w, gy, *rest),)
+        return (reference.conv2d_grad_weight(arrays[0], p.weight_shape, arrays[1], *rest),)
+    if isinstance(problem, LinearProblem):
+        if op == "linear":
+            x, w, b = arrays
+            return (reference.linear(x, w, b if p.bias else None),)
+        if op == "linear_grad_input":
+            return (reference.linear_grad_input(arrays[1], arrays[0]),)
+        return (reference.linear_grad_weight(*arrays),)
+    window = ((p.kh, p.kw), p.stride, p.padding)
+    if op == "max_pool2d_grad":
+        return (reference.max_pool2d_grad(*arrays, *window, p.dilation),)
+    if op.startswith("max_pool2d"):
+        outputs = reference.max_pool2d(arrays[0], *window, p.dilation, (p.oh, p.ow))
+        return outputs if op.endswith("indices") else outputs[:1]
+    rule = (p.count_include_pad, p.divisor_override or None)
+    if op == "avg_pool2d":
+        return (reference.avg_pool2d(arrays[0], *window, *rule, (p.oh, p.ow)),)
+    return (reference.avg_pool2d_grad(p.input_shape, arrays[0], *window, *rule),)
+
+
+def terms(op: str, problem: Problem) -> int:
+    """How many products at most are summed into one element of the output."""
+    p: Any = problem
+    if isinstance(problem, ConvProblem):
+        return {
+            "conv2d": p.cg * p.kh * p.kw + p.bias,
+            "conv2d_grad_input": p.og * p.kh * p.kw,
+            "conv2d_grad_weight": p.n * p.oh * p.ow,
+        }[op]
+    if isinstance(problem, LinearProblem):
+        return {"linear": p.i + p.bias, "linear_grad_input": p.o, "linear_grad_weight": p.m}[op]
+    return int(p.kh * p.kw)
+
+
+def error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[Array, ...]) -> float:
+    """The one error measure: max |y − ref| / (eps · √terms · max of the operation on |inputs|), ref in float64.
+
+    A plain sum of random terms has an error of about 1 in these units, whatever its size and dtype. Max pooling
+    selects, so anything but equality is infinite; so are NaN or inf where the reference has none, or none where it has.
+    """
+    wanted = expected(op, problem, arrays)
+    if op in ("max_pool2d", "max_pool2d_with_indices"):
+        same = all(np.array_equal(y, r, equal_nan=True) for y, r in zip(outputs, wanted, strict=True))
+        return 0.0 if same else float("inf")
+    y, ref = outputs[0].astype(np.float64), wanted[0]
+    finite = np.isfinite(ref)
+    if y.shape != ref.shape or not np.array_equal(y[~finite], ref[~finite], equal_nan=True):
+        return float("inf")
+    # max_pool2d_grad's x only says where gradients go.
+    magnitudes = arrays if op == "max_pool2d_grad" else tuple(np.abs(a) for a in arrays)
+    if op == "max_pool2d_grad":
+        magnitudes = (arrays[0], np.abs(arrays[1]))
+    bound = expected(op, problem, magnitudes)[0]
+    scale = float(np.max(bound[finite], initial=0.0))
+    difference = float(np.max(np.abs(y[finite] - ref[finite]), initial=0.0))
+    if not np.isfinite(difference):
+        return float("inf")
+    if scale == 0.0:
+        return 0.0 if difference == 0.0 else float("inf")
+    return difference / (float(np.finfo(problem.dtype).eps) * terms(op, problem) ** 0.5 * scale)

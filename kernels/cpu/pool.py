@@ -1,0 +1,376 @@
+"""Pooling by planes: windows taken apart into rows and columns, so that both passes run on whole vectors.
+
+A maximum (or sum) over a window is that over its columns of those over its rows. For each row of outputs the rows of
+its windows are combined into one line of buffer that carries its padding; then the line is combined along itself.
+
+Indices and gradients go window by window, in reading order within a plane, so that ties and overlapping windows come
+out the same every time. A piece of work is always one plane (n, c).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from fastconv.kernels.cpu.host import VECTOR_BYTES
+from fastconv.kernels.cpu.jit import inner, njit, parallel
+from fastconv.kernels.cpu.simd import (
+    add,
+    even_lanes,
+    flush_denormals,
+    lanes,
+    load,
+    load_first,
+    maximum,
+    mul,
+    restore_denormals,
+    select_greater,
+    splat,
+    store,
+    store_first,
+    take,
+    zip_high,
+    zip_low,
+)
+
+from fastconv import threads
+from fastconv.problem import itemsize
+from fastconv.registry import kernel
+
+
+@inner
+def _window(i, size, kernel, stride, before, step):
+    """(first, count): the first element of window i that lies inside the axis, and how many do, `step` apart."""
+    start = i * stride - before
+    if step == 1:
+        # Without dilation there is nothing to divide, and divisions would take longer than a small window.
+        first = max(start, 0)
+        return first, max(min(start + kernel, size) - first, 0)
+    skipped = (max(-start, 0) + step - 1) // step
+    last = min(kernel - 1, (size - 1 - start) // step)
+    return start + skipped * step, max(last - skipped + 1, 0)
+
+
+def _make_pool(combine, empty, averaging):
+    """A worker that pools with `combine`, whose neutral element is `empty`; averaging scales by row and column."""
+
+    @inner
+    def combine_rows(x, start, width_in, step, count, line, at):
+        """line[at + j] = the combination of x[start + r·step·width_in + j] over r < count."""
+        width = lanes(x)
+        for j in range(0, width_in, width):
+            left = width_in - j
+            if count == 0:
+                store_first(line, at + j, splat(x, empty), left)
+            elif left >= width:
+                value = load(x, start + j)
+                for r in range(1, count):
+                    value = combine(value, load(x, start + r * step * width_in + j))
+                store(line, at + j, value)
+            else:
+                value = load_first(x, start + j, left)
+                for r in range(1, count):
+                    value = combine(value, load_first(x, start + r * step * width_in + j, left))
+                store_first(line, at + j, value, left)
+
+    @inner
+    def along(line, at, step, count):
+        """The combination of the vectors at line[at + s·step], s < count."""
+        value = load(line, at)
+        for s in range(1, count):
+            value = combine(value, load(line, at + s * step))
+        return value
+
+    @njit
+    def pool(counter, thread, x, y, sizes, row_scale, column_scale, lines):
+        """Pool one plane after another until none is left; each thread has two lines of buffer."""
+        state = flush_denormals()
+        planes, height, width_in, oh, ow, kh, kw, sh, sw, top, left, dh, dw, length = sizes
+        width = lanes(x)
+        line = thread * 2 * length
+        picked = line + length
+        for j in range(2 * length):
+            lines[line + j] = empty
+        while True:
+            plane = take(counter)
+            if plane >= planes:
+                break
+            for i in range(oh):
+                first, count = _window(i, height, kh, sh, top, dh)
+                combine_rows(x, (plane * height + first) * width_in, width_in, dh, count, lines, line + left)
+                if sw > 2:
+                    # Combine at every place, then pick each sw-th.
+                    for j in range(0, (ow - 1) * sw + 1, width):
+                        store(lines, picked + j, along(lines, line + j, dw, kw))
+                    for j in range(ow):
+                        lines[picked + j] = lines[picked + j * sw]
+                to = (plane * oh + i) * ow
+                for j in range(0, ow, width):
+                    if sw == 1:
+                        value = along(lines, line + j, dw, kw)
+                    elif sw == 2:
+                        value = even_lanes(load(lines, line + 2 * j), load(lines, line + 2 * j + width))
+                        for s in range(1, kw):
+                            at = line + 2 * j + s * dw
+                            value = combine(value, even_lanes(load(lines, at), load(lines, at + width)))
+                    else:
+                        value = load(lines, picked + j)
+                    if averaging:
+                        value = mul(value, mul(load(column_scale, j), splat(x, row_scale[i])))
+                    store_first(y, to + j, value, ow - j)
+        restore_denormals(state)
+
+    return pool
+
+
+_pool_max = _make_pool(maximum, -np.inf, False)
+_pool_sum = _make_pool(add, 0.0, True)
+
+
+@inner
+def _argmax(x, plane, i, j, window):
+    """Where window (i, j)'s maximum stands in its plane: the first in reading order, the last NaN; −1 if empty."""
+    height, width, kh, kw, sh, sw, top, left, dh, dw = window
+    y0, rows = _window(i, height, kh, sh, top, dh)
+    x0, columns = _window(j, width, kw, sw, left, dw)
+    where = -1
+    best = x.dtype.type(-np.inf)
+    for r in range(rows):
+        for s in range(columns):
+            at = (y0 + r * dh) * width + x0 + s * dw
+            value = x[plane + at]
+            if value > best or value != value or where < 0:
+                best, where = value, at
+    return where
+
+
+@inner
+def _row_argmax(x, plane, i, ow, window, lines, line, found, best):
+    """lines[found + j] = the number r·kw + s of the element that is window (i, j)'s maximum, negative if unknown.
+
+    Numbers are kept as floats, in the lanes of the values they belong to. Needs a column stride of 1 or 2. Unknown
+    are windows of nothing but −inf.
+    """
+    height, width_in, kh, kw, sh, sw, top, left, dh, dw = window
+    width = lanes(x)
+    for j in range(0, ow, width):
+        store(lines, found + j, splat(x, -1.0))
+        store(lines, best + j, splat(x, -np.inf))
+    for r in range(kh):
+        y = i * sh - top + r * dh
+        if y < 0 or y >= height:
+            continue
+        row = plane + y * width_in
+        for j in range(0, width_in, width):
+            store_first(lines, line + left + j, load_first(x, row + j, width_in - j), width_in - j)
+        for j in range(0, ow, width):
+            number, most = load(lines, found + j), load(lines, best + j)
+            for s in range(kw):
+                at = line + j * sw + s * dw
+                value = load(lines, at) if sw == 1 else even_lanes(load(lines, at), load(lines, at + width))
+                number = select_greater(value, most, splat(x, float(r * kw + s)), number)
+                most = select_greater(value, most, value, most)
+            store(lines, found + j, number)
+            store(lines, best + j, most)
+
+
+@inner
+def _prepare_lines(lines, thread, length):
+    """This thread's three lines: one row of x in −inf, and numbers and maxima of a row of windows, unknown."""
+    line = thread * 3 * length
+    for j in range(length):
+        lines[line + j] = -np.inf
+        lines[line + length + j] = -1
+    return line
+
+
+@njit
+def _maximum_indices(counter, thread, x, y, indices, sizes, offsets, lines):
+    """y and indices of one plane after another until none is left."""
+    planes, height, width, oh, ow, kh, kw, sh, sw, top, left, dh, dw, length = sizes
+    # A tuple, because unpacking an array counts references, which for every window would take longer than the window.
+    window = (height, width, kh, kw, sh, sw, top, left, dh, dw)
+    line = _prepare_lines(lines, thread, length)
+    found, best = line + length, line + 2 * length
+    while True:
+        plane = take(counter)
+        if plane >= planes:
+            break
+        start = plane * height * width
+        for i in range(oh):
+            if sw <= 2:
+                _row_argmax(x, start, i, ow, window, lines, line, found, best)
+            for j in range(ow):
+                number = lines[found + j]
+                # Looking one window up is a call, which takes longer than all the rest.
+                if number >= 0:
+                    where = (i * sh - top) * width + j * sw - left + offsets[int(number)]
+                else:
+                    where = _argmax(x, start, i, j, window)
+                at = (plane * oh + i) * ow + j
+                indices[at] = where
+                y[at] = x[start + where] if where >= 0 else -np.inf
+
+
+@njit
+def _maximum_gradient(counter, thread, x, gy, gx, sizes, offsets, lines):
+    """gx of one plane after another until none is left: each gy added where its window's maximum stands."""
+    state = flush_denormals()
+    planes, height, width, oh, ow, kh, kw, sh, sw, top, left, dh, dw, length = sizes
+    # A tuple, because unpacking an array counts references, which for every window would take longer than the window.
+    window = (height, width, kh, kw, sh, sw, top, left, dh, dw)
+    line = _prepare_lines(lines, thread, length)
+    found, best = line + length, line + 2 * length
+    while True:
+        plane = take(counter)
+        if plane >= planes:
+            break
+        start = plane * height * width
+        for k in range(height * width):
+            gx[start + k] = 0
+        for i in range(oh):
+            if sw <= 2:
+                _row_argmax(x, start, i, ow, window, lines, line, found, best)
+            for j in range(ow):
+                number = lines[found + j]
+                # Looking one window up is a call, which takes longer than all the rest.
+                if number >= 0:
+                    where = (i * sh - top) * width + j * sw - left + offsets[int(number)]
+                else:
+                    where = _argmax(x, start, i, j, window)
+                if where >= 0:
+                    gx[start + where] += gy[(plane * oh + i) * ow + j]
+    restore_denormals(state)
+
+
+@njit
+def _average_gradient(counter, thread, gy, gx, sizes, row_scale, column_scale, lines):
+    """gx of one plane after another until none is left: each gy over its window's size, added to the window.
+
+    A row of gy is spread along a line once, then the line is added to every row of its windows.
+    """
+    state = flush_denormals()
+    planes, height, width_in, oh, ow, kh, kw, sh, sw, top, left, _, _, length = sizes
+    width = lanes(gy)
+    line = thread * length
+    while True:
+        plane = take(counter)
+        if plane >= planes:
+            break
+        start = plane * height * width_in
+        for k in range(height * width_in):
+            gx[start + k] = 0
+        for i in range(oh):
+            for j in range(length):
+                lines[line + j] = 0
+            row = (plane * oh + i) * ow
+            for j in range(0, ow, width):
+                scale = mul(load(column_scale, j), splat(gy, row_scale[i]))
+                share = mul(load_first(gy, row + j, ow - j), scale)
+                for s in range(kw):
+                    at = line + j * sw + s
+                    if sw == 1:
+                        store(lines, at, add(load(lines, at), share))
+                    elif sw == 2:
+                        none = splat(gy, 0.0)
+                        store(lines, at, add(load(lines, at), zip_low(share, none)))
+                        store(lines, at + width, add(load(lines, at + width), zip_high(share, none)))
+                    else:
+                        for lane in range(min(width, ow - j)):
+                            one = gy[row + j + lane] * (column_scale[j + lane] * row_scale[i])
+                            lines[at + lane * sw] += one
+            y0, rows = _window(i, height, kh, sh, top, 1)
+            for r in range(rows):
+                to = start + (y0 + r) * width_in
+                for j in range(0, width_in, width):
+                    count = width_in - j
+                    total = add(load_first(gx, to + j, count), load(lines, line + left + j))
+                    store_first(gx, to + j, total, count)
+    restore_denormals(state)
+
+
+@lru_cache(maxsize=1024)
+def _offsets(p):
+    """Where element r·kw + s of a window stands in the plane, from the window's first."""
+    rows, columns = np.divmod(np.arange(p.kh * p.kw), p.kw)
+    return rows * p.dilation[0] * p.w + columns * p.dilation[1]
+
+
+@lru_cache(maxsize=1024)
+def _sizes(p):
+    """What the workers need to know of a problem, as one int64 array; the last is the length of a buffer line."""
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    # A line is read up to the last window's end and, from there, for two vectors more.
+    reach = (p.ow + width) * p.stride[1] + (p.kw - 1) * p.dilation[1] + 2 * width
+    length = -(-max(reach, p.padding[2] + p.w + width) // 16) * 16
+    window = (p.kh, p.kw, *p.stride, p.padding[0], p.padding[2], *p.dilation)
+    return np.array([p.n * p.c, p.h, p.w, p.oh, p.ow, *window, length], np.int64)
+
+
+def _counts(outputs, size, kernel, stride, before, after, include_pad):
+    """How many elements of each window on one axis count: with padding but not beyond it, or without padding."""
+    start = np.arange(outputs) * stride - before
+    end = np.minimum(start + kernel, size + after)
+    return end - start if include_pad else np.minimum(end, size) - np.maximum(start, 0)
+
+
+@lru_cache(maxsize=1024)
+def _scales(p):
+    """1 / the size of window (i, j) as a factor for its row and one for its column, padded to whole vectors."""
+    if p.divisor_override:
+        rows, columns = np.full(p.oh, p.divisor_override), np.ones(p.ow)
+    else:
+        rows = _counts(p.oh, p.h, p.kh, p.stride[0], *p.padding[:2], p.count_include_pad)
+        columns = _counts(p.ow, p.w, p.kw, p.stride[1], *p.padding[2:], p.count_include_pad)
+    padded = np.ones(p.ow + VECTOR_BYTES // itemsize(p.dtype))
+    padded[: p.ow] = columns
+    return (1.0 / rows).astype(p.dtype), (1.0 / padded).astype(p.dtype)
+
+
+_NO_SCALES = {dtype: np.empty(0, dtype) for dtype in ("float32", "float64")}
+
+
+def _team(p):
+    # A window element takes about as long as eight flops at the peak.
+    return threads.team(8 * p.flops, p.n * p.c)
+
+
+def _scratch(lines):
+    return lambda p: threads.get_num_threads() * lines * int(_sizes(p)[-1])
+
+
+def _cost(p):
+    # Both passes go over whole rows, however far apart the windows are.
+    return 16.0 * p.n * p.c * p.oh * (p.w * p.kh + p.ow * p.kw) + 20_000
+
+
+def _window_cost(p):
+    return 50.0 * p.flops + 20_000
+
+
+@kernel("max_pool2d/planes/cpu", limit=0.0, cost=_cost, scratch=_scratch(2))
+def max_pool(p, x, y, scratch):
+    none = _NO_SCALES[p.dtype]
+    parallel(_pool_max, _team(p), x.reshape(-1), y.reshape(-1), _sizes(p), none, none, scratch)
+
+
+@kernel("avg_pool2d/planes/cpu", limit=2.0, cost=_cost, scratch=_scratch(2))
+def avg_pool(p, x, y, scratch):
+    parallel(_pool_sum, _team(p), x.reshape(-1), y.reshape(-1), _sizes(p), *_scales(p), scratch)
+
+
+@kernel("max_pool2d_with_indices/planes/cpu", limit=0.0, cost=_window_cost, scratch=_scratch(3))
+def max_pool_with_indices(p, x, y, indices, scratch):
+    outputs = y.reshape(-1), indices.reshape(-1)
+    parallel(_maximum_indices, _team(p), x.reshape(-1), *outputs, _sizes(p), _offsets(p), scratch)
+
+
+@kernel("max_pool2d_grad/planes/cpu", limit=2.0, cost=_window_cost, scratch=_scratch(3))
+def max_pool_grad(p, x, gy, gx, scratch):
+    arrays = x.reshape(-1), gy.reshape(-1), gx.reshape(-1)
+    parallel(_maximum_gradient, _team(p), *arrays, _sizes(p), _offsets(p), scratch)
+
+
+@kernel("avg_pool2d_grad/planes/cpu", limit=2.0, cost=_window_cost, scratch=_scratch(1))
+def avg_pool_grad(p, gy, gx, scratch):
+    parallel(_average_gradient, _team(p), gy.reshape(-1), gx.reshape(-1), _sizes(p), *_scales(p), scratch)
