@@ -44,13 +44,11 @@ def prepared(array: Array) -> Array:
     flags = array.flags
     if type(array) is np.ndarray and flags.c_contiguous and flags.aligned and flags.writeable:
         return array
-    array = np.require(array, requirements="CA")
+    array = np.require(array, requirements=("C", "A"))
     if not array.flags.writeable and array.size:
         # Numba compiles a second version for read-only arrays. Kernels never write to inputs, so alias it instead.
         buffer = (ctypes.c_byte * array.nbytes).from_address(array.ctypes.data)
-        alias = np.frombuffer(buffer, dtype=array.dtype).reshape(array.shape)
-        alias.flags.writeable = True
-        return alias
+        return np.ndarray(array.shape, array.dtype, buffer)  # type: ignore[arg-type]
     return array
 
 

@@ -44,7 +44,7 @@ def fma_rate(dtype: str = "float32", count: int | None = None, seconds: float = 
     x = generator.standard_normal(4096).astype(dtype)
     y = np.empty(1024 * team, dtype)
     steps = 20_000
-    flops = 2.0 * steps * TILE_ROWS * TILE_VECS * (VECTOR_BYTES // x.itemsize) * team
+    flops: float = 2.0 * steps * TILE_ROWS * TILE_VECS * (VECTOR_BYTES // x.itemsize) * team
     with threads.guard():
         return flops / _median_time(lambda: peak.fma_loop(team, x, y, steps), seconds)
 
@@ -124,7 +124,7 @@ def describe(measured: bool = True) -> str:
         f"processor         {here.processor}, {os.cpu_count()} logical CPUs",
         f"compiled for      {here.cpu_name}: {here.isa}, {here.vector_bits}-bit vectors",
         f"CPU features      {' '.join(sorted(host.FEATURES))}",
-        f"register tiles    {host.TILE_ROWS} × {host.TILE_VECS} vectors; along lanes {host.LANE_ROWS} × {host.LANE_VECS}",
+        f"register tiles    {host.TILE_ROWS}×{host.TILE_VECS} vectors, along lanes {host.LANE_ROWS}×{host.LANE_VECS}",
         f"threads           {here.threads} of {threads.available()}, layer {here.threading_layer}",
         f"cache             {place or 'none: no private, writable folder'}",
     ]

@@ -168,15 +168,16 @@ class ConvProblem:
             raise ValueError(f"groups={group}: needs a divisor of the {o} output channels")
         if c < 1 or c != cg * group:
             raise ValueError(
-                f"input={(n, c, h, w)}: needs {cg * group} channels for weight {(o, cg, kh, kw)} and groups={group}, got {c}"
+                f"input={(n, c, h, w)}: needs {cg * group} channels for weight {(o, cg, kh, kw)} "
+                f"and groups={group}, got {c}"
             )
         pads = conv_padding(padding, (h, w), (kh, kw), strides, dilations)
         problem = cls(n, c, h, w, o, kh, kw, strides, pads, dilations, group, bias, dtype)
         if h < 1 or w < 1 or problem.oh < 1 or problem.ow < 1:
             top, bottom, left, right = pads
             raise ValueError(
-                f"input={(n, c, h, w)}: with padding {pads} it is {h + top + bottom}×{w + left + right}, smaller than the "
-                f"kernel, which spans {dilations[0] * (kh - 1) + 1}×{dilations[1] * (kw - 1) + 1}"
+                f"input={(n, c, h, w)}: with padding {pads} it is {h + top + bottom}×{w + left + right}, smaller than "
+                f"the kernel, which spans {dilations[0] * (kh - 1) + 1}×{dilations[1] * (kw - 1) + 1}"
             )
         return problem
 
@@ -224,7 +225,10 @@ class ConvProblem:
 
 @dataclass(frozen=True, slots=True)
 class PoolProblem:
-    """2-D max or average pooling with torch.nn's arguments, and its gradient. Arrays: x (n, c, h, w), y (n, c, oh, ow)."""
+    """2-D max or average pooling with torch.nn's arguments, and its gradient.
+
+    Arrays: x (n, c, h, w), y (n, c, oh, ow).
+    """
 
     n: int
     c: int

@@ -17,6 +17,7 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fastconv.measure import Explanation
 
 
-class Unsupported(ValueError):
+class Unsupported(ValueError):  # noqa: N818 - the word design.md and every message use
     """A valid problem that the named algorithm cannot do; the message says which algorithm and why."""
 
 
@@ -93,14 +94,14 @@ def kernel(
     unsupported: Callable[[Any], str | None] = lambda p: None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register the decorated function as the kernel `name`; see Kernel for what the arguments mean."""
-    parts = name.split("/")
-    if len(parts) != 3 or parts[0] not in OPS or parts[2] not in BACKENDS:
+    op, algorithm, backend = parts if len(parts := name.split("/")) == 3 else ("", "", "")
+    if op not in OPS or not algorithm or backend not in BACKENDS:
         raise ValueError(f"name={name!r}: needs op/algorithm/backend, op in {tuple(OPS)}, backend in {BACKENDS}")
     if name in _kernels:
         raise ValueError(f"name={name!r}: registered twice, by {_kernels[name].run.__module__} before")
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
-        _kernels[name] = Kernel(*parts, run, limit, scratch, unsupported, cost)  # type: ignore[arg-type]
+        _kernels[name] = Kernel(op, algorithm, backend, run, limit, scratch, unsupported, cost)
         _cheapest.cache_clear()
         _named_kernel.cache_clear()
         return run
@@ -135,7 +136,7 @@ def kernels(op: str | None = None, backend: str = "cpu") -> list[Kernel]:
     return [k for _, k in sorted(_kernels.items()) if k.backend == backend and op in (None, k.op)]
 
 
-_named: ContextVar[Mapping[str, str]] = ContextVar("fastconv_use", default={})
+_named: ContextVar[Mapping[str, str]] = ContextVar("fastconv_use", default=MappingProxyType({}))
 
 
 class use:  # noqa: N801 - called like a function, as torch.no_grad is

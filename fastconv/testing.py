@@ -5,6 +5,7 @@ A new kernel is tested and benchmarked on every case its operation has, because 
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -113,10 +114,15 @@ CASES: Mapping[str, Case] = {
 
 
 def has_meaning(op: str, problem: Problem) -> bool:
-    """Whether an operation of this problem's type can have these arguments: dilation is max pooling's alone."""
-    if isinstance(problem, PoolProblem) and op.startswith("avg"):
-        return problem.dilation == (1, 1)
-    return True
+    """Whether `op` can have these arguments: it has this type of problem, and dilation is max pooling's alone."""
+    if isinstance(problem, PoolProblem) and op.startswith("avg") and problem.dilation != (1, 1):
+        return False
+    return isinstance(problem, OPS[op].problem)
+
+
+def serves(kernel: Kernel, problem: Problem) -> bool:
+    """Whether the kernel can do the problem."""
+    return has_meaning(kernel.op, problem) and kernel.unsupported(problem) is None
 
 
 def grid(small: bool, backend: str = "cpu") -> Iterator[tuple[Kernel, Case]]:
@@ -125,7 +131,7 @@ def grid(small: bool, backend: str = "cpu") -> Iterator[tuple[Kernel, Case]]:
         if case.small == small:
             for op in operations(case.problem):
                 for kernel in kernels(op, backend):
-                    if has_meaning(op, case.problem) and kernel.unsupported(case.problem) is None:
+                    if serves(kernel, case.problem):
                         yield kernel, case
 
 
@@ -173,7 +179,7 @@ def expected(op: str, problem: Problem, arrays: tuple[Array, ...]) -> tuple[Arra
         return (reference.linear_grad_weight(*arrays),)
     window = ((p.kh, p.kw), p.stride, p.padding)
     if op == "max_pool2d_grad":
-        return (reference.max_pool2d_grad(*arrays, *window, p.dilation),)
+        return (reference.max_pool2d_grad(arrays[0], arrays[1], *window, p.dilation),)
     if op.startswith("max_pool2d"):
         outputs = reference.max_pool2d(arrays[0], *window, p.dilation, (p.oh, p.ow))
         return outputs if op.endswith("indices") else outputs[:1]
@@ -187,14 +193,16 @@ def terms(op: str, problem: Problem) -> int:
     """How many products at most are summed into one element of the output."""
     p: Any = problem
     if isinstance(problem, ConvProblem):
-        return {
+        counts = {
             "conv2d": p.cg * p.kh * p.kw + p.bias,
             "conv2d_grad_input": p.og * p.kh * p.kw,
             "conv2d_grad_weight": p.n * p.oh * p.ow,
-        }[op]
-    if isinstance(problem, LinearProblem):
-        return {"linear": p.i + p.bias, "linear_grad_input": p.o, "linear_grad_weight": p.m}[op]
-    return int(p.kh * p.kw)
+        }
+    elif isinstance(problem, LinearProblem):
+        counts = {"linear": p.i + p.bias, "linear_grad_input": p.o, "linear_grad_weight": p.m}
+    else:
+        return int(p.kh * p.kw)
+    return int(counts[op])
 
 
 def error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[Array, ...]) -> float:
@@ -222,4 +230,5 @@ def error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[A
         return float("inf")
     if scale == 0.0:
         return 0.0 if difference == 0.0 else float("inf")
-    return difference / (float(np.finfo(problem.dtype).eps) * terms(op, problem) ** 0.5 * scale)
+    unit = float(np.finfo(problem.dtype).eps) * math.sqrt(terms(op, problem)) * scale
+    return difference / unit

@@ -8,7 +8,8 @@ where the layer needs one.
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 
 from fastconv.problem import integer
@@ -52,6 +53,17 @@ def set_num_threads(count: int) -> None:
     _limit = number
 
 
+@contextmanager
+def eager() -> Iterator[None]:
+    """Within it every call uses a team of threads, however little its work: for tests and for compiling ahead."""
+    global _ALONE_BELOW
+    former, _ALONE_BELOW = _ALONE_BELOW, 0
+    try:
+        yield
+    finally:
+        _ALONE_BELOW = former
+
+
 def team(flops: float, pieces: int) -> int:
     """Threads worth using for this much work in this many independent pieces."""
     return 1 if flops < _ALONE_BELOW else max(1, min(get_num_threads(), pieces))
@@ -59,13 +71,13 @@ def team(flops: float, pieces: int) -> int:
 
 def layer() -> str:
     """Numba's threading layer in this process: 'omp', 'tbb' or 'workqueue'; starts it if need be."""
-    import numba
+    from numba.np.ufunc import parallel
 
     from fastconv.kernels.cpu.peak import start_threads
 
     if not _forked:
         start_threads(1)
-    return "none (forked)" if _forked else str(numba.threading_layer())
+    return "none (forked)" if _forked else str(parallel.threading_layer())
 
 
 _needs_lock: bool | None = None

