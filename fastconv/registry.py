@@ -2,7 +2,7 @@
 
 A kernel has one name, `op/algorithm/backend` such as `conv2d/im2col/cpu`, and registers itself:
 
-    @kernel("conv2d/im2col/cpu", limit=2.0, scratch=..., unsupported=..., cost=...)
+    @kernel("conv2d/im2col/cpu", limit=1.0, scratch=..., unsupported=..., cost=...)
     def run(p, x, w, b, y, scratch): ...
 
 Files in kernels/<backend>/ are imported when the backend is first used, so that adding a kernel is adding a file.

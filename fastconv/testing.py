@@ -208,7 +208,8 @@ def terms(op: str, problem: Problem) -> int:
 def error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[Array, ...]) -> float:
     """The one error measure: max |y − ref| / (eps · √terms · max of the operation on |inputs|), ref in float64.
 
-    A plain sum of random terms has an error of about 1 in these units, whatever its size and dtype. Max pooling
+    A single rounding is at most 1/2 in these units, and a plain sum of random terms stays about there, whatever its
+    length and dtype: a limit of 1 leaves no room for a wrong term. Max pooling
     selects, so anything but equality is infinite; so are NaN or inf where the reference has none, or none where it has.
     """
     wanted = expected(op, problem, arrays)

@@ -15,6 +15,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+
+from fastconv import threads
 from fastconv.kernels.cpu import conv_taps
 from fastconv.kernels.cpu.conv_taps import scatter
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
@@ -37,8 +39,6 @@ from fastconv.kernels.cpu.simd import (
     take,
     zeros,
 )
-
-from fastconv import threads
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
@@ -248,7 +248,7 @@ def _cost(p, grids, channels, rows):
 
 
 def _forward_scratch(p):
-    return _copies_size(p, [conv_taps.forward_grid(p)], p.c) + threads.get_num_threads() * _buffer_size(p)
+    return _copies_size(p, [conv_taps.forward_grid(p)], p.c) + threads.available() * _buffer_size(p)
 
 
 def _gradient_grids(p):
@@ -257,12 +257,12 @@ def _gradient_grids(p):
 
 def _grad_input_scratch(p):
     weights = p.o * p.cg * p.kh * p.kw
-    return weights + _copies_size(p, _gradient_grids(p), p.o) + threads.get_num_threads() * _buffer_size(p)
+    return weights + _copies_size(p, _gradient_grids(p), p.o) + threads.available() * _buffer_size(p)
 
 
 @kernel(
     "conv2d/direct/cpu",
-    limit=2.0,
+    limit=1.0,
     cost=lambda p: _cost(p, [conv_taps.forward_grid(p)], p.c, p.og),
     scratch=_forward_scratch,
 )
@@ -272,7 +272,7 @@ def forward(p, x, w, b, y, scratch):
 
 @kernel(
     "conv2d_grad_input/direct/cpu",
-    limit=2.0,
+    limit=1.0,
     cost=lambda p: _cost(p, _gradient_grids(p), p.o, p.cg),
     scratch=_grad_input_scratch,
 )
@@ -337,7 +337,7 @@ def _grad_weight_cost(p):
     return 2.0 * tiles * LANE_ROWS * LANE_VECS * width * steps + _copy_cost(p, grid, p.c) + 60_000
 
 
-@kernel("conv2d_grad_weight/direct/cpu", limit=2.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch)
+@kernel("conv2d_grad_weight/direct/cpu", limit=1.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch)
 def grad_weight(p, x, gy, gw, scratch):
     grid = conv_taps.forward_grid(p)
     several, _ = _image_copies(p, grid, p.c)

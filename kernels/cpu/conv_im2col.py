@@ -13,6 +13,8 @@ with the reduction along the lanes, so that gy is read as it lies. Supports ever
 from __future__ import annotations
 
 import numpy as np
+
+from fastconv import threads
 from fastconv.kernels.cpu import conv_taps
 from fastconv.kernels.cpu.conv_taps import scatter
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors, make_tile_product
@@ -34,8 +36,6 @@ from fastconv.kernels.cpu.simd import (
     take,
     zeros,
 )
-
-from fastconv import threads
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
@@ -174,7 +174,8 @@ def _work_size(dtype):
 def _blocks(p, grid):
     """Blocks of at most _PANELS column panels that an image's pixels fall into."""
     size = TILE_VECS * VECTOR_BYTES // itemsize(p.dtype)
-    return -(-(-(-grid.rows * grid.columns // size)) // _PANELS)
+    panels = -(-grid.rows * grid.columns // size)
+    return -(-panels // _PANELS)
 
 
 def _run(p, grid, x, weights, b, y, rows, sources, work):
@@ -218,12 +219,12 @@ def _cost(p, grids, rows, sources):
 
 
 def _scratch(p):
-    return threads.get_num_threads() * _work_size(p.dtype)
+    return threads.available() * _work_size(p.dtype)
 
 
 @kernel(
     "conv2d/im2col/cpu",
-    limit=2.0,
+    limit=1.0,
     cost=lambda p: _cost(p, [conv_taps.forward_grid(p)], p.og, p.cg),
     scratch=_scratch,
 )
@@ -233,7 +234,7 @@ def forward(p, x, w, b, y, scratch):
 
 @kernel(
     "conv2d_grad_input/im2col/cpu",
-    limit=2.0,
+    limit=1.0,
     cost=lambda p: _cost(p, conv_taps.input_gradient_grids(p), p.cg, p.og),
     scratch=lambda p: _scratch(p) + p.o * p.cg * p.kh * p.kw,
 )
@@ -310,7 +311,7 @@ def _splits(p):
 
 def _grad_weight_scratch(p):
     work = _QS * (_PIXELS + VECTOR_BYTES // itemsize(p.dtype)) + 64
-    return _splits(p) * p.o * p.cg * p.kh * p.kw + threads.get_num_threads() * work
+    return _splits(p) * p.o * p.cg * p.kh * p.kw + threads.available() * work
 
 
 def _grad_weight_cost(p):
@@ -320,7 +321,7 @@ def _grad_weight_cost(p):
     return 1.2 * p.flops * tiles / (p.og * depth) + _gather_cost(p, grid, depth, _LONG_PIECE_COST) + 60_000
 
 
-@kernel("conv2d_grad_weight/im2col/cpu", limit=2.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch)
+@kernel("conv2d_grad_weight/im2col/cpu", limit=1.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch)
 def grad_weight(p, x, gy, gw, scratch):
     grid = conv_taps.forward_grid(p)
     splits = _splits(p)

@@ -4,7 +4,6 @@ Letters as in fastconv.problem; q is a channel within a group, f an output chann
 """
 
 from fastconv.kernels.cpu.jit import njit
-
 from fastconv.registry import kernel
 
 # Ten flops' worth of time for one: never chosen where another kernel can.
@@ -83,16 +82,16 @@ def _cost(p):
     return _COST * p.flops
 
 
-@kernel("conv2d/naive/cpu", limit=4.0, cost=_cost)
+@kernel("conv2d/naive/cpu", limit=1.0, cost=_cost)
 def forward(p, x, w, b, y, scratch):
     _forward(x, w, b, y, p.stride, p.padding, p.dilation, p.groups)
 
 
-@kernel("conv2d_grad_input/naive/cpu", limit=4.0, cost=_cost)
+@kernel("conv2d_grad_input/naive/cpu", limit=1.0, cost=_cost)
 def grad_input(p, gy, w, gx, scratch):
     _grad_input(gy, w, gx, p.stride, p.padding, p.dilation, p.groups)
 
 
-@kernel("conv2d_grad_weight/naive/cpu", limit=4.0, cost=_cost)
+@kernel("conv2d_grad_weight/naive/cpu", limit=1.0, cost=_cost)
 def grad_weight(p, x, gy, gw, scratch):
     _grad_weight(x, gy, gw, p.stride, p.padding, p.dilation, p.groups)

@@ -10,6 +10,8 @@ of the rows.
 from __future__ import annotations
 
 import numpy as np
+
+from fastconv import threads
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit, parallel
 from fastconv.kernels.cpu.simd import (
@@ -32,8 +34,6 @@ from fastconv.kernels.cpu.simd import (
     zeros,
     zeros_square,
 )
-
-from fastconv import threads
 
 # Most reduction steps between two visits of an output tile: a column panel of this depth stays in L2.
 _DEPTH = 512
@@ -152,7 +152,7 @@ def _product(counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns,
 def scratch(itemsize):
     """Elements of scratch that `product` needs: a column panel for each thread."""
     width = VECTOR_BYTES // itemsize
-    return threads.get_num_threads() * TILE_VECS * width * (_DEPTH + width)
+    return threads.available() * TILE_VECS * width * (_DEPTH + width)
 
 
 def product(a, a_strides, b, b_strides, c, depth, bias, workspace):

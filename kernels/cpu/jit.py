@@ -7,6 +7,7 @@ takes one piece of work after another, and the number of its thread; `parallel(w
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 
 import numba
@@ -26,17 +27,19 @@ class _Locator(_CacheLocator):
 
     def __init__(self, place, py_func, py_file):
         self._place, self._py_file, self._line = place, py_file, py_func.__code__.co_firstlineno
+        # A kernel may also live outside of kernels/cpu, whose sources the folder's name knows.
+        with open(py_file, "rb") as source:
+            self._stamp = hashlib.sha256(source.read()).hexdigest()
 
     @classmethod
     def from_function(cls, py_func, py_file):
-        place = cache.folder()
-        return None if place is None else cls(place, py_func, py_file)
+        return cls(cache.folder(), py_func, py_file)
 
     def get_cache_path(self):
         return str(self._place)
 
     def get_source_stamp(self):
-        return cache.source_stamp()
+        return self._stamp
 
     def get_disambiguator(self):
         return str(self._line)

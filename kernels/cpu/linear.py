@@ -4,7 +4,6 @@ y (m, o) = x wᵀ + b     gx (m, i) = gy w     gw (o, i) = gyᵀ x
 """
 
 from fastconv.kernels.cpu import gemm
-
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
@@ -18,16 +17,16 @@ def _scratch(p):
     return gemm.scratch(itemsize(p.dtype))
 
 
-@kernel("linear/gemm/cpu", limit=2.0, cost=_cost, scratch=_scratch)
+@kernel("linear/gemm/cpu", limit=1.0, cost=_cost, scratch=_scratch)
 def forward(p, x, w, b, y, scratch):
     gemm.product(x.reshape(-1), (p.i, 1), w.reshape(-1), (p.i, 1), y, p.i, b, scratch)
 
 
-@kernel("linear_grad_input/gemm/cpu", limit=2.0, cost=_cost, scratch=_scratch)
+@kernel("linear_grad_input/gemm/cpu", limit=1.0, cost=_cost, scratch=_scratch)
 def grad_input(p, gy, w, gx, scratch):
     gemm.product(gy.reshape(-1), (p.o, 1), w.reshape(-1), (1, p.i), gx, p.o, gemm.NO_BIAS[p.dtype], scratch)
 
 
-@kernel("linear_grad_weight/gemm/cpu", limit=2.0, cost=_cost, scratch=_scratch)
+@kernel("linear_grad_weight/gemm/cpu", limit=1.0, cost=_cost, scratch=_scratch)
 def grad_weight(p, x, gy, gw, scratch):
     gemm.product(gy.reshape(-1), (1, p.o), x.reshape(-1), (1, p.i), gw, p.m, gemm.NO_BIAS[p.dtype], scratch)

@@ -6,10 +6,11 @@ Not kernels of the registry; the yardstick every report divides by.
 from __future__ import annotations
 
 import numpy as np
+from numba import prange
+
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS
 from fastconv.kernels.cpu.jit import inner, region
 from fastconv.kernels.cpu.simd import lanes, load, outer, row_offsets, shares, spaced, store, store_tile, zeros
-from numba import prange
 
 
 @inner

@@ -12,6 +12,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+
+from fastconv import threads
 from fastconv.kernels.cpu.host import VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit, parallel
 from fastconv.kernels.cpu.simd import (
@@ -32,8 +34,6 @@ from fastconv.kernels.cpu.simd import (
     zip_high,
     zip_low,
 )
-
-from fastconv import threads
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
@@ -336,7 +336,7 @@ def _team(p):
 
 
 def _scratch(lines):
-    return lambda p: threads.get_num_threads() * lines * int(_sizes(p)[-1])
+    return lambda p: threads.available() * lines * int(_sizes(p)[-1])
 
 
 def _cost(p):
@@ -354,7 +354,7 @@ def max_pool(p, x, y, scratch):
     parallel(_pool_max, _team(p), x.reshape(-1), y.reshape(-1), _sizes(p), none, none, scratch)
 
 
-@kernel("avg_pool2d/planes/cpu", limit=2.0, cost=_cost, scratch=_scratch(2))
+@kernel("avg_pool2d/planes/cpu", limit=1.0, cost=_cost, scratch=_scratch(2))
 def avg_pool(p, x, y, scratch):
     parallel(_pool_sum, _team(p), x.reshape(-1), y.reshape(-1), _sizes(p), *_scales(p), scratch)
 
@@ -365,12 +365,12 @@ def max_pool_with_indices(p, x, y, indices, scratch):
     parallel(_maximum_indices, _team(p), x.reshape(-1), *outputs, _sizes(p), _offsets(p), scratch)
 
 
-@kernel("max_pool2d_grad/planes/cpu", limit=2.0, cost=_window_cost, scratch=_scratch(3))
+@kernel("max_pool2d_grad/planes/cpu", limit=1.0, cost=_window_cost, scratch=_scratch(3))
 def max_pool_grad(p, x, gy, gx, scratch):
     arrays = x.reshape(-1), gy.reshape(-1), gx.reshape(-1)
     parallel(_maximum_gradient, _team(p), *arrays, _sizes(p), _offsets(p), scratch)
 
 
-@kernel("avg_pool2d_grad/planes/cpu", limit=2.0, cost=_window_cost, scratch=_scratch(1))
+@kernel("avg_pool2d_grad/planes/cpu", limit=1.0, cost=_window_cost, scratch=_scratch(1))
 def avg_pool_grad(p, gy, gx, scratch):
     parallel(_average_gradient, _team(p), gy.reshape(-1), gx.reshape(-1), _sizes(p), *_scales(p), scratch)

@@ -1,8 +1,8 @@
 """Pooling as its definition says: one window after another, one thread. Letters as in fastconv.problem."""
 
 import numpy as np
-from fastconv.kernels.cpu.jit import njit
 
+from fastconv.kernels.cpu.jit import njit
 from fastconv.registry import kernel
 
 _COST = 100.0
@@ -110,16 +110,16 @@ def maximum_with_indices(p, x, y, indices, scratch):
     _max(x, y, indices, (p.kh, p.kw), p.stride, p.padding, p.dilation)
 
 
-@kernel("max_pool2d_grad/naive/cpu", limit=2.0, cost=_cost)
+@kernel("max_pool2d_grad/naive/cpu", limit=1.0, cost=_cost)
 def maximum_grad(p, x, gy, gx, scratch):
     _max_grad(x, gy, gx, (p.kh, p.kw), p.stride, p.padding, p.dilation)
 
 
-@kernel("avg_pool2d/naive/cpu", limit=2.0, cost=_cost)
+@kernel("avg_pool2d/naive/cpu", limit=1.0, cost=_cost)
 def average(p, x, y, scratch):
     _average(x, y, (p.kh, p.kw), p.stride, p.padding, p.count_include_pad, p.divisor_override)
 
 
-@kernel("avg_pool2d_grad/naive/cpu", limit=2.0, cost=_cost)
+@kernel("avg_pool2d_grad/naive/cpu", limit=1.0, cost=_cost)
 def average_grad(p, gy, gx, scratch):
     _average_grad(gy, gx, (p.kh, p.kw), p.stride, p.padding, p.count_include_pad, p.divisor_override)

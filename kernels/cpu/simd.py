@@ -10,10 +10,11 @@ Nothing here is bounds-checked. Masked forms (`_first`, `_range`) touch no memor
 from __future__ import annotations
 
 import llvmlite.ir as ir
-from fastconv.kernels.cpu.host import FMA, VECTOR_BYTES, X86
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
+
+from fastconv.kernels.cpu.host import FMA, VECTOR_BYTES, X86
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
