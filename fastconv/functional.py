@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import problem as problems
-from fastconv import threads
 from fastconv.problem import ConvProblem, IntPair, LinearProblem, Padding, PoolProblem, Problem
 from fastconv.registry import OPS, choose
 
@@ -99,8 +98,7 @@ def run(op: str, problem: Problem, algorithm: str, *inputs: Array) -> tuple[Arra
         # No images: nothing to do, and a sum over nothing is zero.
         return tuple(np.zeros(shape, dtype) for shape, dtype in output_shapes(op, problem))
     outputs = tuple(np.empty(shape, dtype) for shape, dtype in output_shapes(op, problem))
-    with threads.guard():
-        kernel.run(problem, *arrays, *outputs, _workspace.get(kernel.scratch(problem), problem.dtype))
+    kernel.run(problem, *arrays, *outputs, _workspace.get(kernel.scratch(problem), problem.dtype))
     return outputs
 
 

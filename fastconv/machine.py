@@ -38,29 +38,31 @@ def fma_rate(dtype: str = "float32", count: int | None = None, seconds: float = 
     """Fused multiply-adds this machine does now, as flop/s, on `count` threads (default: all that kernels use)."""
     from fastconv.kernels.cpu import peak
     from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
+    from fastconv.kernels.cpu.team import parallel
 
     team = count or threads.get_num_threads()
-    generator = np.random.default_rng(0)
-    x = generator.standard_normal(4096).astype(dtype)
+    x = np.random.default_rng(0).standard_normal(4096).astype(dtype)
     y = np.empty(1024 * team, dtype)
-    steps = 20_000
-    flops: float = 2.0 * steps * TILE_ROWS * TILE_VECS * (VECTOR_BYTES // x.itemsize) * team
-    with threads.guard():
-        return flops / _median_time(lambda: peak.fma_loop(team, x, y, steps), seconds)
+    pieces, steps = 16 * team, 2_000
+    flops: float = 2.0 * pieces * steps * TILE_ROWS * TILE_VECS * (VECTOR_BYTES // x.itemsize)
+    return flops / _median_time(lambda: parallel(peak.fma_loop, team, x, y, pieces, steps), seconds)
 
 
 def copy_rates(count: int | None = None, seconds: float = 0.05) -> dict[str, float]:
     """Bytes per second read plus written by a copy whose working set lies in each of COPY_SETS."""
     from fastconv.kernels.cpu import peak
+    from fastconv.kernels.cpu.team import parallel
 
     team = count or threads.get_num_threads()
     rates = {}
     for name, size in COPY_SETS.items():
+        # One piece a thread, half of the set read and half written; small sets are gone over often enough to count.
         part = size // 8
+        times = max(1, COPY_SETS["memory"] // size // 4)
         x = np.random.default_rng(0).standard_normal(part * team).astype(np.float32)
         y = np.empty_like(x)
-        with threads.guard():
-            rates[name] = 2.0 * x.nbytes / _median_time(partial(peak.copy, team, x, y, part), seconds)
+        taken = _median_time(partial(parallel, peak.copy, team, x, y, team, part, times), seconds)
+        rates[name] = 2.0 * times * x.nbytes / taken
     return rates
 
 
@@ -107,7 +109,7 @@ def machine() -> Machine:
         host.VECTOR_BYTES * 8,
         host.CPU_NAME,
         threads.get_num_threads(),
-        threads.layer(),
+        threads.LAYER,
         f"{versions}, Python {platform.python_version()}",
     )
 

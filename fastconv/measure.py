@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-from fastconv import functional, machine, testing, threads
+from fastconv import functional, machine, testing
 from fastconv.problem import Problem, itemsize
 from fastconv.registry import Kernel, choose, kernels
 
@@ -63,16 +63,15 @@ def compare(
         tick()
     times: list[list[float]] = [[] for _ in calls]
     peaks = [machine.fma_rate(problem.dtype, seconds=0.0)]
-    with threads.guard():
-        while True:
-            for (kernel, outputs, scratch), taken in zip(calls, times, strict=True):
-                if len(taken) >= 5 and sum(taken) >= seconds:
-                    continue
-                start = time.perf_counter()
-                kernel.run(problem, *arrays, *outputs, scratch)
-                taken.append(time.perf_counter() - start)
-            if all(len(taken) >= 5 and sum(taken) >= seconds for taken in times):
-                break
+    while True:
+        for (kernel, outputs, scratch), taken in zip(calls, times, strict=True):
+            if len(taken) >= 5 and sum(taken) >= seconds:
+                continue
+            start = time.perf_counter()
+            kernel.run(problem, *arrays, *outputs, scratch)
+            taken.append(time.perf_counter() - start)
+        if all(len(taken) >= 5 and sum(taken) >= seconds for taken in times):
+            break
     peaks.append(machine.fma_rate(problem.dtype, seconds=0.0))
     results = []
     for (kernel, outputs, _), taken in zip(calls, times, strict=True):

@@ -19,7 +19,7 @@ from fastconv.kernels.cpu import conv_taps
 from fastconv.kernels.cpu.conv_taps import scatter
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors, make_tile_product
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
-from fastconv.kernels.cpu.jit import inner, njit, parallel
+from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import (
     add_rows,
     even_lanes,
@@ -36,6 +36,7 @@ from fastconv.kernels.cpu.simd import (
     take,
     zeros,
 )
+from fastconv.kernels.cpu.team import parallel
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 

@@ -14,8 +14,9 @@ from functools import lru_cache
 import numpy as np
 
 from fastconv import threads
-from fastconv.kernels.cpu.jit import inner, njit, parallel
+from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import take
+from fastconv.kernels.cpu.team import parallel
 
 
 @dataclass(frozen=True, eq=False)

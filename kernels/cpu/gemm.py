@@ -13,7 +13,7 @@ import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
-from fastconv.kernels.cpu.jit import inner, njit, parallel
+from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import (
     add_columns,
     flush_denormals,
@@ -34,6 +34,7 @@ from fastconv.kernels.cpu.simd import (
     zeros,
     zeros_square,
 )
+from fastconv.kernels.cpu.team import parallel
 
 # Most reduction steps between two visits of an output tile: a column panel of this depth stays in L2.
 _DEPTH = 512

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu.host import VECTOR_BYTES
-from fastconv.kernels.cpu.jit import inner, njit, parallel
+from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import (
     add,
     even_lanes,
@@ -34,6 +34,7 @@ from fastconv.kernels.cpu.simd import (
     zip_high,
     zip_low,
 )
+from fastconv.kernels.cpu.team import parallel
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 

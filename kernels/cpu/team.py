@@ -1,0 +1,271 @@
+"""The team of threads that kernels share.
+
+    parallel(worker, team, *args)
+
+runs a *worker*, an @njit function (counter, thread, *args) that takes one piece of work after another from the shared
+counter until none is left. The calling thread is number 0 and works at once. Helpers, plain Python threads that wait
+inside compiled code without the GIL, join when they see the job. The caller never waits for a helper that has not
+begun: on a machine whose other cores are busy it simply does all pieces itself. When it finds no piece left it closes
+the job and waits for the helpers still in it.
+
+A helper that sees no job for a while parks in Python until the next call wakes it. One job runs at a time; a thread
+that finds the team taken works alone. After a fork the child starts a team of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+
+import llvmlite.ir as ir
+import numba
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastconv.kernels.cpu.host import ARM64, X86
+from fastconv.kernels.cpu.jit import njit
+
+# The mailbox is one int64 array; what different threads write stands on different cache lines (8 elements).
+# EPOCH counts jobs; OPEN is the epoch of the job that may be joined, or 0; ACTIVE counts helpers looking at or in it.
+EPOCH, OPEN, ACTIVE, JOB, STOP, PARKED = 0, 8, 16, 24, 32, 40
+# The job itself: address of its entry, of its arguments, and how many threads may take part.
+ENTRY, ARGUMENTS, SIZE = JOB, JOB + 1, JOB + 2
+
+# Pauses, of about 10 to 40 ns each, that a helper waits for a next job before it parks.
+_PATIENCE = 20_000
+
+_I8P = ir.IntType(8).as_pointer()
+_I64 = ir.IntType(64)
+
+
+def _slot(context, b, array_type, array, index):
+    return b.gep(context.make_array(array_type)(context, b, array).data, [index])
+
+
+@intrinsic
+def _read(typingctx, mailbox, index):
+    """mailbox[index], sequentially consistent."""
+
+    def codegen(context, b, sig, args):
+        return b.load_atomic(_slot(context, b, sig.args[0], *args), "seq_cst", 8)
+
+    return types.int64(mailbox, types.intp), codegen
+
+
+@intrinsic
+def _write(typingctx, mailbox, index, value):
+    """mailbox[index] = value, sequentially consistent."""
+
+    def codegen(context, b, sig, args):
+        b.store_atomic(args[2], _slot(context, b, sig.args[0], *args[:2]), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(mailbox, types.intp, types.int64), codegen
+
+
+@intrinsic
+def _add(typingctx, mailbox, index, value):
+    """mailbox[index] += value, atomically."""
+
+    def codegen(context, b, sig, args):
+        b.atomic_rmw("add", _slot(context, b, sig.args[0], *args[:2]), args[2], "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(mailbox, types.intp, types.int64), codegen
+
+
+@intrinsic
+def _pause(typingctx):
+    """Tell the processor that this thread only waits."""
+
+    def codegen(context, b, sig, args):
+        if X86:
+            hint, values = "llvm.x86.sse2.pause", []
+        elif ARM64:
+            # Hint number 1 is YIELD.
+            hint, values = "llvm.aarch64.hint", [ir.IntType(32)(1)]
+        else:
+            return context.get_dummy_value()
+        signature = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        b.call(cgutils.get_or_insert_function(b.module, signature, hint), values)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def _enter(typingctx, entry, arguments, thread):
+    """Call the job's entry (arguments, thread)."""
+
+    def codegen(context, b, sig, args):
+        function = ir.FunctionType(ir.VoidType(), [_I8P, _I64])
+        pointer = b.inttoptr(args[0], function.as_pointer())
+        b.call(pointer, [b.inttoptr(args[1], _I8P), args[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.intp), codegen
+
+
+@njit
+def serve(mailbox, me, seen, patience):
+    """Join job after job as helper number `me` until none came for `patience` pauses; returns the last epoch seen."""
+    idle = 0
+    while idle < patience and _read(mailbox, STOP) == 0:
+        epoch = _read(mailbox, EPOCH)
+        if epoch == seen:
+            _pause()
+            idle += 1
+            continue
+        seen, idle = epoch, 0
+        # First be counted, then look whether the job is open: its owner first closes it, then looks who is counted.
+        _add(mailbox, ACTIVE, 1)
+        if _read(mailbox, OPEN) == epoch and me < mailbox[SIZE]:
+            _enter(mailbox[ENTRY], mailbox[ARGUMENTS], me)
+        _add(mailbox, ACTIVE, -1)
+    return seen
+
+
+@intrinsic
+def _post(typingctx, mailbox, address, counter, args):
+    """Put the job "worker at `address`, with (counter, thread, *args)" into the mailbox; lives in this stack frame."""
+    argument_types = (counter, types.intp, *args.types)
+
+    def codegen(context, b, sig, values):
+        box, target, first, rest = values
+        held = cgutils.alloca_once(b, ir.LiteralStructType([_I64, first.type, rest.type]))
+        for field, value in enumerate((target, first, rest)):
+            b.store(value, cgutils.gep_inbounds(b, held, 0, field))
+        # The entry that helpers call: it unpacks what was put into this frame.
+        name = b.module.get_unique_name("fastconv_job")
+        entry = ir.Function(b.module, ir.FunctionType(ir.VoidType(), [_I8P, _I64]), name)
+        entry.linkage = "internal"
+        inside = ir.IRBuilder(entry.append_basic_block())
+        packed = inside.bitcast(entry.args[0], held.type)
+        fields = [inside.load(cgutils.gep_inbounds(inside, packed, 0, field)) for field in range(3)]
+        function = context.call_conv.get_function_type(types.none, argument_types)
+        pointer = inside.inttoptr(fields[0], function.as_pointer())
+        unpacked = [inside.extract_value(fields[2], k) for k in range(len(args.types))]
+        context.call_conv.call_function(
+            inside, pointer, types.none, argument_types, [fields[1], entry.args[1], *unpacked]
+        )
+        inside.ret_void()
+        for index, value in ((ENTRY, entry), (ARGUMENTS, held)):
+            b.store(b.ptrtoint(value, _I64), _slot(context, b, sig.args[0], box, _I64(index)))
+        return context.get_dummy_value()
+
+    return types.void(mailbox, types.int64, counter, args), codegen
+
+
+@njit
+def _lead(mailbox, team, address, counter, args):
+    """Open a job for `team` threads, work on it as number 0, close it, and wait for those still in it."""
+    _post(mailbox, address, counter, args)
+    mailbox[SIZE] = team
+    epoch = mailbox[EPOCH] + 1
+    _write(mailbox, OPEN, epoch)
+    _write(mailbox, EPOCH, epoch)
+    _enter(mailbox[ENTRY], mailbox[ARGUMENTS], 0)
+    _write(mailbox, OPEN, 0)
+    while _read(mailbox, ACTIVE) != 0:
+        _pause()
+
+
+class Team:
+    """Helpers 1, 2, … of one process, started when first asked for."""
+
+    def __init__(self) -> None:
+        self.mailbox = np.zeros(PARKED + 8 * 1024, np.int64)
+        self.lock = threading.Lock()
+        self._helpers: list[tuple[threading.Thread, threading.Event]] = []
+
+    def run(self, team, address, counter, args) -> None:
+        """Run the worker at `address` on up to `team` threads; the caller holds `lock`."""
+        while len(self._helpers) < team - 1:
+            self._start()
+        for number, (_, wake) in enumerate(self._helpers[: team - 1], start=1):
+            if self.mailbox[PARKED + 8 * number]:
+                wake.set()
+        _lead(self.mailbox, team, address, counter, args)
+
+    def _start(self) -> None:
+        number = len(self._helpers) + 1
+        # Compiled here, so that the helper does not wait for a compiler while it is needed.
+        serve(self.mailbox, number, 0, 0)
+        wake = threading.Event()
+        thread = threading.Thread(target=self._help, args=(number, wake), name=f"fastconv-{number}", daemon=True)
+        self._helpers.append((thread, wake))
+        thread.start()
+
+    def _help(self, number: int, wake: threading.Event) -> None:
+        seen = 0
+        while not self.mailbox[STOP]:
+            seen = serve(self.mailbox, number, seen, _PATIENCE)
+            wake.clear()
+            self.mailbox[PARKED + 8 * number] = 1
+            # A job posted since is not missed, and one posted after this look wakes the helper.
+            if self.mailbox[EPOCH] == seen and not self.mailbox[STOP]:
+                wake.wait()
+            self.mailbox[PARKED + 8 * number] = 0
+
+    def stop(self) -> None:
+        """End the helpers: compiled code must not run while the interpreter is taken down."""
+        self.mailbox[STOP] = 1
+        for thread, wake in self._helpers:
+            wake.set()
+            thread.join(1.0)
+
+
+_team = Team()
+
+
+def _after_fork() -> None:
+    # The child has none of its parent's threads; whatever was in the mailbox concerned them.
+    global _team
+    _team = Team()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(lambda: _team.stop())
+
+
+_addresses: dict[tuple[object, ...], int] = {}
+
+
+def _kind(argument):
+    """What of an argument decides its Numba type; arguments are arrays, numbers and tuples of ints."""
+    if isinstance(argument, np.ndarray):
+        return (argument.dtype.char, argument.ndim)
+    return len(argument) if isinstance(argument, tuple) else type(argument)
+
+
+def _address(worker, counter, args):
+    """The address of `worker` compiled for these arguments.
+
+    Teams call workers by address, so that a worker is compiled once, not once for each way to call it.
+    """
+    key = (worker, *map(_kind, args))
+    found = _addresses.get(key)
+    if found is None:
+        signature = (numba.typeof(counter), types.intp, *map(numba.typeof, args))
+        worker.compile(signature)
+        compiled = worker.overloads[signature]
+        found = compiled.library.get_pointer_to_function(compiled.fndesc.mangled_name)
+        _addresses[key] = found
+    return found
+
+
+def parallel(worker, team, *args):
+    """Run worker(counter, thread, *args) on up to `team` threads; the counter starts at 0 and is shared."""
+    counter = np.zeros(1, np.int64)
+    if team > 1 and _team.lock.acquire(blocking=False):
+        mine = _team
+        try:
+            mine.run(team, _address(worker, counter, args), counter, args)
+        finally:
+            mine.lock.release()
+    else:
+        worker(counter, 0, *args)
