@@ -9,11 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import quantiles
 
 from fastconv import functional, machine, testing
 from fastconv.problem import Problem, itemsize
 from fastconv.registry import Kernel, choose, kernels
+
+# Rounds that a contender runs at least and at most.
+_FEWEST, _MOST = 5, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +66,23 @@ def compare(
         tick()
     times: list[list[float]] = [[] for _ in calls]
     peaks = [machine.fma_rate(problem.dtype, seconds=0.0)]
-    while True:
-        for (kernel, outputs, scratch), taken in zip(calls, times, strict=True):
-            if len(taken) >= 5 and sum(taken) >= seconds:
-                continue
+    busy = list(range(len(calls)))
+    spent = [0.0] * len(calls)
+    while busy:
+        for k in busy:
+            kernel, outputs, scratch = calls[k]
             start = time.perf_counter()
             kernel.run(problem, *arrays, *outputs, scratch)
-            taken.append(time.perf_counter() - start)
-        if all(len(taken) >= 5 and sum(taken) >= seconds for taken in times):
-            break
+            times[k].append(time.perf_counter() - start)
+            spent[k] += times[k][-1]
+        busy = [k for k in busy if len(times[k]) < _FEWEST or (spent[k] < seconds and len(times[k]) < _MOST)]
     peaks.append(machine.fma_rate(problem.dtype, seconds=0.0))
     results = []
     for (kernel, outputs, _), taken in zip(calls, times, strict=True):
         low, middle, high = quantiles(taken, n=4)
         rate = problem.flops / middle
         error = testing.error(kernel.op, problem, arrays, outputs)
-        share = rate / median(peaks)
+        share = rate / max(peaks)
         results.append(Measurement(kernel, problem, middle, low, high, len(taken), rate, share, error))
     return results
 

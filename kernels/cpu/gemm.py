@@ -23,6 +23,7 @@ from fastconv.kernels.cpu.simd import (
     load_first,
     load_rows,
     outer,
+    prefetch_tile,
     restore_denormals,
     row_offsets,
     shares,
@@ -85,7 +86,13 @@ def _make_multiply(vecs):
     @inner
     def multiply(a, ai, a_row, a_k, rows, b, bi, depth, c, ci, c_row, columns, bias, bias_at, accumulate):
         """c's tile at ci = (or +=) rows of a times a column panel, plus bias.flat[bias_at + column]."""
-        tile = tile_product(a, ai, a_row, a_k, rows, b, bi, depth)
+        start = zeros(b, TILE_ROWS, vecs)
+        prefetch_tile(start, c, spaced(start, ci, lanes(b)), c_row, rows)
+        # One of a's strides is 1. Written out for each, the compiler needs half the registers for addresses.
+        if a_k == 1:
+            tile = tile_product(a, ai, a_row, 1, rows, b, bi, depth)
+        else:
+            tile = tile_product(a, ai, 1, a_k, rows, b, bi, depth)
         counts = shares(tile, columns)
         if bias_at >= 0:
             tile = add_columns(tile, bias, spaced(tile, bias_at, lanes(b)), counts)
@@ -159,7 +166,7 @@ def scratch(itemsize):
 def product(a, a_strides, b, b_strides, c, depth, bias, workspace):
     """c[i, j] = Σ_k a[i, k] · b[k, j] + bias[j].
 
-    a and b are flat arrays with strides in elements, a_strides of (i, k) and b_strides of (j, k), one of b's is 1;
+    a and b are flat arrays with strides in elements, a_strides of (i, k) and b_strides of (j, k), one of each pair 1;
     c (rows, columns) is C-contiguous, bias has `columns` elements or none, workspace `scratch(itemsize)` elements.
     """
     rows, columns = c.shape

@@ -516,6 +516,29 @@ def store_tile(typingctx, tile, y, offsets, counts, row_stride, rows, accumulate
 
 
 @intrinsic
+def prefetch_tile(typingctx, tile, y, offsets, row_stride, rows):
+    """Ask for the cache lines that `store_tile` will write, so that they are there when the tile is done.
+
+    Reads and writes nothing, so the addresses need not be in y.
+    """
+
+    def codegen(context, b, sig, args):
+        _, array, places, stride, row_count = args
+        last = b.sub(row_count, I64(1))
+        for r in range(tile.rows):
+            shift = b.mul(stride, b.select(b.icmp_signed("<", I64(r), last), I64(r), last))
+            for place in _offsets(b, places, tile.vecs):
+                pointer = _pointer(context, b, sig.args[1], array, b.add(place, shift))
+                address = b.bitcast(pointer, ir.IntType(8).as_pointer())
+                # To write (1), into every level of the cache (3), data (1).
+                _call(b, "llvm.prefetch.p0", ir.VoidType(), [address, I32(1), I32(3), I32(1)])
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.void(tile, y, offsets, intp, intp), codegen
+
+
+@intrinsic
 def interleave(typingctx, tile):
     """The rows of a tile (one vector each, a power of two of them) interleaved: read in order, the result's elements
     are row 0's, row 1's, … first elements, then their second elements, and so on. A square tile is transposed."""

@@ -8,7 +8,8 @@ inside compiled code without the GIL, join when they see the job. The caller nev
 begun: on a machine whose other cores are busy it simply does all pieces itself. When it finds no piece left it closes
 the job and waits for the helpers still in it.
 
-A helper that sees no job for a while parks in Python until the next call wakes it. One job runs at a time; a thread
+A helper that sees no job for a while parks in Python until the next call wakes it. A caller that had to wait long for
+a helper does without for a while: on a machine with other things to do, fewer threads are faster. One job runs at a time; a thread
 that finds the team taken works alone. After a fork the child starts a team of its own.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 
 import llvmlite.ir as ir
 import numba
@@ -33,6 +35,10 @@ from fastconv.kernels.cpu.jit import njit
 EPOCH, OPEN, ACTIVE, JOB, STOP, PARKED = 0, 8, 16, 24, 32, 40
 # The job itself: address of its entry, of its arguments, and how many threads may take part.
 ENTRY, ARGUMENTS, SIZE = JOB, JOB + 1, JOB + 2
+
+# A caller that waited longer than _LONG_WAIT seconds, and for more than _WAITING_SHARE of the whole call, had a helper
+# whose core was taken away. Then other processes need the cores: callers work alone for _BACK_OFF seconds.
+_LONG_WAIT, _WAITING_SHARE, _BACK_OFF = 0.0003, 0.5, 0.05
 
 # Pauses, of about 10 to 40 ns each, that a helper waits for a next job before it parks.
 _PATIENCE = 20_000
@@ -161,7 +167,10 @@ def _post(typingctx, mailbox, address, counter, args):
 
 @njit
 def _lead(mailbox, team, address, counter, args):
-    """Open a job for `team` threads, work on it as number 0, close it, and wait for those still in it."""
+    """Open a job for `team` threads, work on it as number 0, close it, and wait for those still in it.
+
+    Returns how many pauses it waited.
+    """
     _post(mailbox, address, counter, args)
     mailbox[SIZE] = team
     epoch = mailbox[EPOCH] + 1
@@ -169,8 +178,11 @@ def _lead(mailbox, team, address, counter, args):
     _write(mailbox, EPOCH, epoch)
     _enter(mailbox[ENTRY], mailbox[ARGUMENTS], 0)
     _write(mailbox, OPEN, 0)
+    waited = 0
     while _read(mailbox, ACTIVE) != 0:
         _pause()
+        waited += 1
+    return waited
 
 
 class Team:
@@ -179,6 +191,9 @@ class Team:
     def __init__(self) -> None:
         self.mailbox = np.zeros(PARKED + 8 * 1024, np.int64)
         self.lock = threading.Lock()
+        # Until this time (time.perf_counter) callers work alone.
+        self.alone_until = 0.0
+        self._pause_seconds = 0.0
         self._helpers: list[tuple[threading.Thread, threading.Event]] = []
 
     def run(self, team, address, counter, args) -> None:
@@ -188,12 +203,19 @@ class Team:
         for number, (_, wake) in enumerate(self._helpers[: team - 1], start=1):
             if self.mailbox[PARKED + 8 * number]:
                 wake.set()
-        _lead(self.mailbox, team, address, counter, args)
+        begun = time.perf_counter()
+        waited = _lead(self.mailbox, team, address, counter, args) * self._pause_seconds
+        ended = time.perf_counter()
+        if waited > _LONG_WAIT and waited > _WAITING_SHARE * (ended - begun):
+            self.alone_until = ended + _BACK_OFF
 
     def _start(self) -> None:
         number = len(self._helpers) + 1
-        # Compiled here, so that the helper does not wait for a compiler while it is needed.
-        serve(self.mailbox, number, 0, 0)
+        # Compiled here, so that the helper does not wait for a compiler while it is needed; and how long is a pause?
+        serve(self.mailbox, number, self.mailbox[EPOCH], 0)
+        begun = time.perf_counter()
+        serve(self.mailbox, number, self.mailbox[EPOCH], _PATIENCE)
+        self._pause_seconds = (time.perf_counter() - begun) / _PATIENCE
         wake = threading.Event()
         thread = threading.Thread(target=self._help, args=(number, wake), name=f"fastconv-{number}", daemon=True)
         self._helpers.append((thread, wake))
@@ -261,7 +283,7 @@ def _address(worker, counter, args):
 def parallel(worker, team, *args):
     """Run worker(counter, thread, *args) on up to `team` threads; the counter starts at 0 and is shared."""
     counter = np.zeros(1, np.int64)
-    if team > 1 and _team.lock.acquire(blocking=False):
+    if team > 1 and time.perf_counter() > _team.alone_until and _team.lock.acquire(blocking=False):
         mine = _team
         try:
             mine.run(team, _address(worker, counter, args), counter, args)

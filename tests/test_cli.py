@@ -1,0 +1,87 @@
+"""The command `fastconv`, called as a function and as a program."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fastconv import cli, testing
+from fastconv.registry import kernels
+
+
+def output(capsys, *words):
+    assert cli.main(words) == 0
+    return capsys.readouterr().out
+
+
+def test_info_says_what_results_must_be_read_with(capsys):
+    text = output(capsys, "info")
+    for word in ("processor", "compiled for", "CPU features", "threads", "cache size", "FMA peak float32", "copy"):
+        assert word in text
+    assert "512³ float32" in text
+    assert "% of the FMA peak" in text
+
+
+def test_info_without_measuring_is_without_peaks(capsys):
+    assert "GFLOP/s" not in output(capsys, "info", "--no-measure")
+
+
+def test_explain_lists_every_kernel_of_a_problem(capsys):
+    text = output(capsys, "explain", "conv2d", "2", "6", "9", "8", "4", "3", "2", "--groups", "2", "--padding", "same")
+    for op in ("conv2d", "conv2d_grad_input", "conv2d_grad_weight"):
+        for kernel in kernels(op):
+            assert kernel.name in text
+    assert text.count("←") == 3
+    assert "padding=(1, 1, 0, 1)" in text
+
+
+def test_explain_measures_and_shows_errors_within_limits(capsys):
+    text = output(capsys, "explain", "linear-odd", "--measure")
+    rows = [line.split() for line in text.splitlines() if line.startswith("linear")]
+    assert len(rows) == len(kernels("linear")) * 3
+    for cells in rows:
+        error, limit = map(float, cells[-2:])
+        assert 0 <= error <= limit
+
+
+def test_explain_of_one_pooling_shows_it_alone(capsys):
+    text = output(capsys, "explain", "avg_pool2d", "1", "2", "8", "9", "3", "2", "--stride", "1", "2")
+    assert "avg_pool2d_grad/planes/cpu" in text
+    assert "max_pool2d" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["conv2d", "1", "2"], "sizes=[1, 2]"),
+        (["convolution"], "problem='convolution'"),
+        (["conv2d", "1", "3", "2", "2", "4", "3", "3"], "input=(1, 3, 2, 2)"),
+        (["conv2d", "1", "3", "8", "8", "4", "3", "3", "--groups", "2"], "groups=2"),
+        (["conv2d", "1", "3", "8", "8", "4", "3", "3", "--stride", "0"], "stride=0"),
+        (["conv2d", "1", "3", "8", "8", "4", "3", "3", "--padding", "full"], "padding='full'"),
+        (["conv2d", "1", "3", "8", "8", "4", "3", "x"], "invalid int"),
+    ],
+)
+def test_wrong_words_end_with_a_line_that_names_them(capsys, words, named):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["explain", *words])
+    assert end.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_it_is_a_program():
+    done = subprocess.run([sys.executable, "-m", "fastconv.cli", "--help"], capture_output=True, text=True, check=True)
+    for command in ("info", "warmup", "explain"):
+        assert command in done.stdout
+
+
+def test_warmup_compiles_every_kernel_for_a_dtype(capsys):
+    text = output(capsys, "warmup", "--dtype", "float32")
+    for kernel in kernels():
+        assert f"{kernel.name} float32" in text
+    assert "float64" not in text
+
+
+def test_every_case_has_a_kernel_that_is_chosen(capsys):
+    for name in list(testing.CASES)[:3]:
+        assert "←" in output(capsys, "explain", name)

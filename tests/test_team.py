@@ -1,0 +1,97 @@
+"""The team of threads: everyone joins, pieces are done once, nobody waits for ever."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from fastconv import threads
+from fastconv.kernels.cpu.jit import njit
+from fastconv.kernels.cpu.simd import take
+from fastconv.kernels.cpu.team import parallel
+
+
+@njit
+def _count(counter, thread, pieces, done, by, work):
+    """Mark every piece done, and by whom; each takes `work` additions."""
+    while True:
+        piece = take(counter)
+        if piece >= pieces:
+            break
+        total = 0.0
+        for k in range(work):
+            total += k * done[piece]
+        done[piece] += 1 + 0 * total
+        by[8 * thread] += 1
+
+
+@pytest.mark.parametrize("team", [1, 2, 5])
+def test_every_piece_is_done_once(team):
+    for pieces in (0, 1, 7, 1000):
+        done, by = np.zeros(pieces + 1), np.zeros(8 * team)
+        parallel(_count, team, pieces, done, by, 10)
+        assert (done[:pieces] == 1).all()
+        assert done[pieces] == 0
+        assert by.sum() == pieces
+
+
+def test_helpers_take_part_in_long_work():
+    by = np.zeros(16)
+    for _ in range(50):
+        parallel(_count, 2, 2000, np.zeros(2000), by, 2000)
+        if by[8]:
+            break
+    assert by[8] > 0
+
+
+def test_a_parked_helper_is_woken():
+    for _ in range(3):
+        time.sleep(0.2)
+        by = np.zeros(16)
+        for _ in range(50):
+            parallel(_count, 2, 2000, np.zeros(2000), by, 2000)
+            if by[8]:
+                break
+        assert by[8] > 0
+
+
+def test_threads_of_python_share_the_team_or_work_alone():
+    wrong = []
+
+    def use():
+        for _ in range(300):
+            done = np.zeros(20)
+            parallel(_count, 2, 20, done, np.zeros(16), 100)
+            if not (done == 1).all():
+                wrong.append(done)
+
+    users = [threading.Thread(target=use) for _ in range(8)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert not wrong
+
+
+def test_eager_is_undone_after_an_error():
+    assert threads.team(10, 100) == 1
+    with threads.eager():
+        assert threads.team(10, 100) == threads.get_num_threads()
+    with pytest.raises(KeyError), threads.eager():
+        raise KeyError
+    assert threads.team(10, 100) == 1
+
+
+def test_a_process_with_helpers_ends_cleanly():
+    program = (
+        "import numpy as np, fastconv.functional as F\n"
+        "from fastconv import threads\n"
+        "with threads.eager(): F.linear(np.ones((40, 40)), np.ones((40, 40)))\n"
+        "print('done')\n"
+    )
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
