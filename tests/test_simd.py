@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastconv.kernels.cpu import simd
+from fastconv.kernels.cpu import simd, tiles
 from fastconv.kernels.cpu.host import VECTOR_BYTES
 from fastconv.kernels.cpu.jit import njit
 
@@ -123,15 +123,15 @@ def test_sum_lanes_of_integers_is_exact(dtype):
 @njit
 def _product(a, x, y, depth, rows, counts, bias, columns_bias, accumulate):
     width = simd.lanes(x)
-    tile = simd.zeros(x, 3, 2)
-    places = simd.row_offsets(tile, rows, depth)
+    tile = tiles.zeros(x, 3, 2)
+    places = tiles.row_offsets(tile, rows, depth)
     for k in range(depth):
-        tile = simd.outer(tile, a, k, places, x, simd.spaced(tile, 2 * k * width, width))
+        tile = tiles.outer(tile, a, k, places, x, tiles.spaced(tile, 2 * k * width, width))
     if bias.size:
-        tile = simd.add_rows(tile, bias, 0, rows)
+        tile = tiles.add_rows(tile, bias, 0, rows)
     if columns_bias.size:
-        tile = simd.add_columns(tile, columns_bias, simd.spaced(tile, 0, width), simd.shares(tile, counts))
-    simd.store_tile(tile, y, simd.spaced(tile, 0, width), simd.shares(tile, counts), 2 * width, rows, accumulate)
+        tile = tiles.add_columns(tile, columns_bias, tiles.spaced(tile, 0, width), tiles.shares(tile, counts))
+    tiles.store_tile(tile, y, tiles.spaced(tile, 0, width), tiles.shares(tile, counts), 2 * width, rows, accumulate)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -161,11 +161,11 @@ def test_tile_product_writes_its_rows_and_columns_only(dtype, accumulate):
 
 @njit
 def _along(a, row, x, places, y, rows, vecs, size):
-    tile = simd.zeros(x, 2, 3)
-    offsets = simd.listed(tile, places, 0)
+    tile = tiles.zeros(x, 2, 3)
+    offsets = tiles.listed(tile, places, 0)
     for k in range(0, size, simd.lanes(x)):
-        tile = simd.outer_lanes(tile, a, k, row, rows, x, simd.shifted(offsets, k), size - k)
-    simd.sum_tile_into(tile, y, 0, 3, 1, rows, vecs)
+        tile = tiles.outer_lanes(tile, a, k, row, rows, x, tiles.shifted(offsets, k), size - k)
+    tiles.sum_tile_into(tile, y, 0, 3, 1, rows, vecs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -189,8 +189,8 @@ def test_product_along_lanes_ignores_what_lies_behind_its_size(dtype):
 
 @njit
 def _transpose(x, y, stride, rows, count):
-    tile = simd.load_rows(simd.zeros_square(x), x, 0, stride, rows, count)
-    simd.store_rows(simd.interleave(tile), y, 0, simd.lanes(x))
+    tile = tiles.load_rows(tiles.zeros_square(x), x, 0, stride, rows, count)
+    tiles.store_rows(tiles.interleave(tile), y, 0, simd.lanes(x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

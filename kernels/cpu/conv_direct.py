@@ -22,24 +22,19 @@ from fastconv.kernels.cpu.conv_taps import scatter
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import (
+from fastconv.kernels.cpu.simd import flush_denormals, lanes, load_first, restore_denormals, store_first, take
+from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.tiles import (
     add_rows,
-    flush_denormals,
-    lanes,
     listed,
-    load_first,
     outer,
     outer_lanes,
-    restore_denormals,
     row_offsets,
     shifted,
-    store_first,
     store_tile,
     sum_tile_into,
-    take,
     zeros,
 )
-from fastconv.kernels.cpu.team import parallel
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 

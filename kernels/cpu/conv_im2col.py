@@ -20,23 +20,9 @@ from fastconv.kernels.cpu.conv_taps import scatter
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors, make_tile_product
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import (
-    add_rows,
-    even_lanes,
-    flush_denormals,
-    lanes,
-    load_range,
-    outer_lanes,
-    restore_denormals,
-    shares,
-    spaced,
-    store,
-    store_tile,
-    sum_tile_into,
-    take,
-    zeros,
-)
+from fastconv.kernels.cpu.simd import even_lanes, flush_denormals, lanes, load_range, restore_denormals, store, take
 from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.tiles import add_rows, outer_lanes, shares, spaced, store_tile, sum_tile_into, zeros
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 

@@ -14,28 +14,22 @@ import numpy as np
 from fastconv import threads
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import (
+from fastconv.kernels.cpu.simd import flush_denormals, lanes, load, load_first, restore_denormals, store, take
+from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.tiles import (
     add_columns,
-    flush_denormals,
     interleave,
-    lanes,
-    load,
-    load_first,
     load_rows,
     outer,
     prefetch_tile,
-    restore_denormals,
     row_offsets,
     shares,
     spaced,
-    store,
     store_rows,
     store_tile,
-    take,
     zeros,
     zeros_square,
 )
-from fastconv.kernels.cpu.team import parallel
 
 # Most reduction steps between two visits of an output tile: a column panel of this depth stays in L2.
 _DEPTH = 512

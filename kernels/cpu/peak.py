@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS
 from fastconv.kernels.cpu.jit import njit
-from fastconv.kernels.cpu.simd import lanes, load, outer, row_offsets, shares, spaced, store, store_tile, take, zeros
+from fastconv.kernels.cpu.simd import lanes, load, store, take
+from fastconv.kernels.cpu.tiles import outer, row_offsets, shares, spaced, store_tile, zeros
 
 
 @njit

@@ -9,8 +9,8 @@ begun: on a machine whose other cores are busy it simply does all pieces itself.
 the job and waits for the helpers still in it.
 
 A helper that sees no job for a while parks in Python until the next call wakes it. A caller that had to wait long for
-a helper does without for a while: on a machine with other things to do, fewer threads are faster. One job runs at a time; a thread
-that finds the team taken works alone. After a fork the child starts a team of its own.
+a helper does without for a while: on a machine with other things to do, fewer threads are faster. One job runs at a
+time; a thread that finds the team taken works alone. After a fork the child starts a team of its own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,79 @@
+"""LLVM IR that vectors and tiles are made of: addresses, loads, stores, masks. `b` is always the IR builder."""
+
+from __future__ import annotations
+
+import llvmlite.ir as ir
+from numba.core import cgutils
+
+from fastconv.kernels.cpu.host import FMA
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def element(dtype):
+    return {32: ir.FloatType(), 64: ir.DoubleType()}[dtype.bitwidth]
+
+
+def vector(ty):
+    return ir.VectorType(element(ty.dtype), ty.lanes)
+
+
+def call(b, name, result, args):
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return b.call(function, args)
+
+
+def suffix(vector):
+    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
+
+
+def fma(b, x, y, z):
+    return call(b, f"llvm.{'fma' if FMA else 'fmuladd'}.{suffix(x.type)}", x.type, [x, y, z])
+
+
+def splat(b, value, lanes):
+    vector = ir.VectorType(value.type, lanes)
+    one = b.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
+    return b.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+
+def pointer(context, b, array_type, array, index):
+    """Address of element `index` of the array's data."""
+    data = context.make_array(array_type)(context, b, array).data
+    return b.gep(data, [index])
+
+
+def as_vector_pointer(b, pointer, vector):
+    return b.bitcast(pointer, vector.as_pointer())
+
+
+def load(b, pointer, vector):
+    return b.load(as_vector_pointer(b, pointer, vector), align=align(vector))
+
+
+def store(b, pointer, value):
+    return b.store(value, as_vector_pointer(b, pointer, value.type), align=align(value.type))
+
+
+def align(vector):
+    return 4 if isinstance(vector.element, ir.FloatType) else 8
+
+
+def mask(b, lanes, low, high):
+    """Lanes with low <= lane < high; low may be None for 0."""
+    iota = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))
+    mask = b.icmp_signed("<", iota, splat(b, high, lanes))
+    return mask if low is None else b.and_(mask, b.icmp_signed(">=", iota, splat(b, low, lanes)))
+
+
+def masked_load(b, pointer, vector, mask):
+    # The masked intrinsics take the alignment as an argument; LLVM's own upgrade maps it to newer forms.
+    address = as_vector_pointer(b, pointer, vector)
+    zero = ir.Constant(vector, None)
+    return call(b, f"llvm.masked.load.{suffix(vector)}.p0", vector, [address, I32(align(vector)), mask, zero])
+
+
+def masked_store(b, pointer, value, mask):
+    address = as_vector_pointer(b, pointer, value.type)
+    name = f"llvm.masked.store.{suffix(value.type)}.p0"
+    call(b, name, ir.VoidType(), [value, address, I32(align(value.type)), mask])
