@@ -77,3 +77,14 @@ def masked_store(b, pointer, value, mask):
     address = as_vector_pointer(b, pointer, value.type)
     name = f"llvm.masked.store.{suffix(value.type)}.p0"
     call(b, name, ir.VoidType(), [value, address, I32(align(value.type)), mask])
+
+
+def sum_lanes(b, vector):
+    """The sum of a vector's lanes: upper half onto lower half until one is left."""
+    count = vector.type.count
+    while count > 1:
+        count //= 2
+        picks = [list(range(start, start + count)) for start in (0, count)]
+        low, high = (b.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, count), p)) for p in picks)
+        vector = b.fadd(low, high)
+    return b.extract_element(vector, I32(0))

@@ -174,18 +174,7 @@ def select_greater(typingctx, value, best, new, old):
 @intrinsic
 def sum_lanes(typingctx, v):
     """The sum of all lanes, as a scalar."""
-
-    def codegen(context, b, sig, args):
-        vector = args[0]
-        count = vector.type.count
-        while count > 1:
-            count //= 2
-            picks = [list(range(start, start + count)) for start in (0, count)]
-            low, high = (b.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, count), p)) for p in picks)
-            vector = b.fadd(low, high)
-        return b.extract_element(vector, I32(0))
-
-    return v.dtype(v), codegen
+    return v.dtype(v), lambda context, b, sig, args: emit.sum_lanes(b, args[0])
 
 
 # The floating-point environment, and sharing work.

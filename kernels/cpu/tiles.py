@@ -385,15 +385,7 @@ def sum_tile_into(typingctx, tile, y, i, row_stride, vec_stride, rows, vecs):
                 inside = b.and_(b.icmp_signed("<", I64(r), row_count), b.icmp_signed("<", I64(v), vec_count))
                 with b.if_then(inside, likely=True):
                     vector = b.extract_value(value, r * tile.vecs + v)
-                    count = tile.lanes
-                    while count > 1:
-                        count //= 2
-                        picks = [list(range(start, start + count)) for start in (0, count)]
-                        low, high = (
-                            b.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, count), p)) for p in picks
-                        )
-                        vector = b.fadd(low, high)
-                    total = b.extract_element(vector, I32(0))
+                    total = emit.sum_lanes(b, vector)
                     place = b.add(first, b.add(b.mul(r_stride, I64(r)), b.mul(v_stride, I64(v))))
                     pointer = emit.pointer(context, b, sig.args[1], array, place)
                     b.store(b.fadd(b.load(pointer), total), pointer)
