@@ -8,9 +8,10 @@ inside compiled code without the GIL, join when they see the job. The caller nev
 begun: on a machine whose other cores are busy it simply does all pieces itself. When it finds no piece left it closes
 the job and waits for the helpers still in it.
 
-A helper that sees no job for a while parks in Python until the next call wakes it. A caller that had to wait long for
-a helper does without for a while: on a machine with other things to do, fewer threads are faster. One job runs at a
-time; a thread that finds the team taken works alone. After a fork the child starts a team of its own.
+A helper that sees no job for a while parks in Python until the next call wakes it. After a helper was woken for
+nothing, or made the caller wait long, callers do without for a while: on a machine with other things to do, fewer
+threads are faster. One job runs at a time; a thread that finds the team taken works alone. After a fork the child
+starts a team of its own.
 """
 
 from __future__ import annotations
@@ -27,17 +28,20 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastconv import threads
 from fastconv.kernels.cpu.host import ARM64, X86
 from fastconv.kernels.cpu.jit import njit
 
 # The mailbox is one int64 array; what different threads write stands on different cache lines (8 elements).
 # EPOCH counts jobs; OPEN is the epoch of the job that may be joined, or 0; ACTIVE counts helpers looking at or in it.
-EPOCH, OPEN, ACTIVE, JOB, STOP, PARKED = 0, 8, 16, 24, 32, 40
+EPOCH, OPEN, ACTIVE, JOB, STOP, OF_HELPER = 0, 8, 16, 24, 32, 40
 # The job itself: address of its entry, of its arguments, and how many threads may take part.
 ENTRY, ARGUMENTS, SIZE = JOB, JOB + 1, JOB + 2
+# Each helper's own line: whether it is parked, and how many jobs it joined.
+PARKED, JOINED = 0, 1
 
 # A caller that waited longer than _LONG_WAIT seconds, and for more than _WAITING_SHARE of the whole call, had a helper
-# whose core was taken away. Then other processes need the cores: callers work alone for _BACK_OFF seconds.
+# whose core was taken away. Then, or when a helper was woken for nothing, callers work alone for _BACK_OFF seconds.
 _LONG_WAIT, _WAITING_SHARE, _BACK_OFF = 0.0003, 0.5, 0.05
 
 # Pauses, of about 10 to 40 ns each, that a helper waits for a next job before it parks.
@@ -129,6 +133,7 @@ def serve(mailbox, me, seen, patience):
         # First be counted, then look whether the job is open: its owner first closes it, then looks who is counted.
         _add(mailbox, ACTIVE, 1)
         if _read(mailbox, OPEN) == epoch and me < mailbox[SIZE]:
+            mailbox[OF_HELPER + 8 * me + JOINED] += 1
             _enter(mailbox[ENTRY], mailbox[ARGUMENTS], me)
         _add(mailbox, ACTIVE, -1)
     return seen
@@ -189,7 +194,7 @@ class Team:
     """Helpers 1, 2, … of one process, started when first asked for."""
 
     def __init__(self) -> None:
-        self.mailbox = np.zeros(PARKED + 8 * 1024, np.int64)
+        self.mailbox = np.zeros(OF_HELPER + 8 * (threads.available() + 1), np.int64)
         self.lock = threading.Lock()
         # Until this time (time.perf_counter) callers work alone.
         self.alone_until = 0.0
@@ -201,7 +206,7 @@ class Team:
         while len(self._helpers) < team - 1:
             self._start()
         for number, (_, wake) in enumerate(self._helpers[: team - 1], start=1):
-            if self.mailbox[PARKED + 8 * number]:
+            if self.mailbox[OF_HELPER + 8 * number + PARKED]:
                 wake.set()
         begun = time.perf_counter()
         waited = _lead(self.mailbox, team, address, counter, args) * self._pause_seconds
@@ -213,24 +218,34 @@ class Team:
         number = len(self._helpers) + 1
         # Compiled here, so that the helper does not wait for a compiler while it is needed; and how long is a pause?
         serve(self.mailbox, number, self.mailbox[EPOCH], 0)
-        begun = time.perf_counter()
-        serve(self.mailbox, number, self.mailbox[EPOCH], _PATIENCE)
-        self._pause_seconds = (time.perf_counter() - begun) / _PATIENCE
+        pauses = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            serve(self.mailbox, number, self.mailbox[EPOCH], 1000)
+            pauses.append((time.perf_counter() - begun) / 1000)
+        self._pause_seconds = min(pauses)
         wake = threading.Event()
         thread = threading.Thread(target=self._help, args=(number, wake), name=f"fastconv-{number}", daemon=True)
         self._helpers.append((thread, wake))
         thread.start()
 
     def _help(self, number: int, wake: threading.Event) -> None:
-        seen = 0
+        # A helper that starts has been called for by the job during which it started.
+        woken = False
+        seen, mine = 0, self.mailbox[OF_HELPER + 8 * number :]
         while not self.mailbox[STOP]:
+            joined = mine[JOINED]
             seen = serve(self.mailbox, number, seen, _PATIENCE)
+            if woken and mine[JOINED] == joined:
+                # Woken for nothing: it came too late, or took the very core that the caller was working on.
+                self.alone_until = time.perf_counter() + _BACK_OFF
             wake.clear()
-            self.mailbox[PARKED + 8 * number] = 1
+            mine[PARKED] = 1
             # A job posted since is not missed, and one posted after this look wakes the helper.
             if self.mailbox[EPOCH] == seen and not self.mailbox[STOP]:
                 wake.wait()
-            self.mailbox[PARKED + 8 * number] = 0
+                woken = True
+            mine[PARKED] = 0
 
     def stop(self) -> None:
         """End the helpers: compiled code must not run while the interpreter is taken down."""
