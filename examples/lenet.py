@@ -21,7 +21,7 @@ from rich.table import Table
 
 import fastconv
 from fastconv import machine, measure, nn, optim, testing
-from fastconv.registry import kernels, operations
+from fastconv.registry import kernels
 
 CLASSES = 10
 TRAIN, TEST = 4000, 1000
@@ -113,13 +113,14 @@ def label(layer: nn.Module, problem: object) -> str:
     return f"{name} {problem.kh}×{problem.kw} of {problem.h}×{problem.w}"
 
 
-def layer_problems(net: nn.Sequential, batch: int) -> list[tuple[str, object]]:
-    """Each layer that kernels serve, with the problem it has for a batch of digits."""
+def layer_problems(net: nn.Sequential, batch: int) -> list[tuple[str, object, tuple[str, ...]]]:
+    """Each layer that kernels serve: in words, the problem it has for a batch of digits, and its operations."""
     x = np.zeros((batch, 1, 28, 28), np.float32)
     found = []
     for layer in net:
         if hasattr(layer, "problem"):
-            found.append((label(layer, layer.problem(x)), layer.problem(x)))
+            problem = layer.problem(x)
+            found.append((label(layer, problem), problem, layer.operations))
         x = layer(x)
     return found
 
@@ -131,8 +132,7 @@ def compare(net: nn.Sequential, batch: int, seconds: float, console: Console) ->
         table.add_column(name, no_wrap=True)
     for name in ("ms", "quartiles", "GFLOP/s", "% of peak", "scratch KiB", "error", "limit"):
         table.add_column(name, justify="right", no_wrap=True)
-    work = [(layer, p, op) for layer, p in layer_problems(net, batch) for op in operations(p)]
-    work = [entry for entry in work if fits(entry[0], entry[2])]
+    work = [(name, problem, op) for name, problem, ops in layer_problems(net, batch) for op in ops]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=len(work))
@@ -159,23 +159,26 @@ def compare(net: nn.Sequential, batch: int, seconds: float, console: Console) ->
     console.print(f"FMA peak {peak / 1e9:.0f} GFLOP/s in this run; error in units of eps·√terms·max conv(|x|, |w|)")
 
 
-def fits(layer: str, op: str) -> bool:
-    """Whether an operation is one of this layer's: a max pooling layer does not average."""
-    return not (
-        (layer.startswith("MaxPool") and op.startswith("avg")) or (layer.startswith("AvgPool") and op.startswith("max"))
-    )
+def at_least_one(text: str) -> int:
+    """A command line's number, 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lesson", action="store_true", help="Sigmoid and average pooling, as the lessons print it")
-    parser.add_argument("--epochs", type=int, default=None)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--epochs", type=at_least_one, default=None)
+    parser.add_argument("--batch", type=at_least_one, default=32, help="at most 4,000")
     parser.add_argument("--rate", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=0.1, help="time to measure each kernel for")
     parser.add_argument("--out", type=Path, default=Path("out/lenet5.safetensors"))
     args = parser.parse_args()
+    if args.batch > TRAIN:
+        parser.error(f"--batch {args.batch}: there are {TRAIN} digits to train with")
     console = Console(width=None if Console().is_terminal else 140)
 
     fastconv.manual_seed(args.seed)

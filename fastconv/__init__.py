@@ -7,7 +7,7 @@
 Importing it compiles nothing and does not import Numba; a kernel compiles on its first call and is cached on disk.
 """
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from fastconv import functional, nn, optim, reference
 from fastconv.autograd import enable_grad, is_grad_enabled, no_grad
@@ -20,7 +20,10 @@ from fastconv.serialize import load, save
 from fastconv.tensors import Tensor
 from fastconv.threads import get_num_threads, set_num_threads
 
-__version__ = version("fastconv")
+try:
+    __version__ = version("fastconv")
+except PackageNotFoundError as error:
+    raise ImportError("fastconv is not installed here: run `pip install -e .` in its folder") from error
 
 __all__ = [
     "Tensor",

@@ -17,6 +17,9 @@ from pathlib import Path
 KEPT_FOLDERS = 4
 KEPT_BYTES = 512 * 2**20
 
+# Only folders of this name that hold this file are ever removed: the place around them may be the user's own.
+_PREFIX, _MARK = "kernels-", ".made-by-fastconv"
+
 
 def root() -> Path:
     """$FASTCONV_CACHE_DIR, or fastconv in $XDG_CACHE_HOME, or ~/.cache/fastconv."""
@@ -46,13 +49,17 @@ def folder() -> Path | None:
     from fastconv.kernels.cpu.host import CPU_NAME, FEATURES
 
     cpu = hashlib.sha256(" ".join([CPU_NAME, *sorted(FEATURES)]).encode()).hexdigest()[:8]
-    place = root() / f"{version('fastconv')}-{source_stamp()}-{CPU_NAME}-{cpu}"
+    place = root() / f"{_PREFIX}{version('fastconv')}-{source_stamp()}-{CPU_NAME}-{cpu}"
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The mode of makedirs holds for the last folder only, and a usual umask would leave the root open to a group.
+        place.parent.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+        if not all(_private(path) for path in (place.parent, place)) or not os.access(place, os.W_OK):
+            return None
+        (place / _MARK).touch()
         os.utime(place)
     except OSError:
-        return None
-    if not all(_private(path) for path in (place.parent, place)) or not os.access(place, os.W_OK):
         return None
     prune(place)
     return place
@@ -80,11 +87,17 @@ def size(place: Path) -> int:
 
 
 def prune(current: Path) -> None:
-    """Remove the folders longest unused, beyond KEPT_FOLDERS or KEPT_BYTES; never `current`."""
-    others = [path for path in current.parent.iterdir() if path.is_dir() and path != current]
-    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    """Remove the folders longest unused, beyond KEPT_FOLDERS or KEPT_BYTES; never `current`, nor what is not ours."""
+    others = []
+    for path in current.parent.glob(f"{_PREFIX}*"):
+        try:
+            if path != current and (path / _MARK).is_file():
+                others.append((path.stat().st_mtime, path))
+        except OSError:
+            # Another process removed it meanwhile.
+            continue
     used = size(current)
-    for place, path in enumerate(others, start=1):
+    for place, (_, path) in enumerate(sorted(others, reverse=True), start=1):
         used += size(path)
         if place >= KEPT_FOLDERS or used > KEPT_BYTES:
             shutil.rmtree(path, ignore_errors=True)

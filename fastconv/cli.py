@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
 
 from fastconv import machine, testing
 from fastconv.problem import DTYPES, ConvProblem, LinearProblem, PoolProblem, Problem
-from fastconv.registry import explain, operations
+from fastconv.registry import explain, has_meaning, operations
 from fastconv.warmup import warmup
 
 _SHAPES = {
@@ -21,6 +23,7 @@ _SHAPES = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastconv", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"fastconv {version('fastconv')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     info = commands.add_parser("info", help="CPU features, threads, cache, measured peaks")
@@ -40,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         shown.add_argument(
             f"--{name}", nargs="+", default=None, help="an int or two" + ("; same" * (name == "padding"))
         )
-    shown.add_argument("--groups", type=int, default=1)
-    shown.add_argument("--dtype", choices=DTYPES, default="float32")
+    shown.add_argument("--groups", type=int, default=None)
+    shown.add_argument("--dtype", choices=DTYPES, default=None)
     shown.add_argument("--measure", action="store_true", help="run every kernel: time, GFLOP/s, share of peak, error")
     return parser
 
@@ -56,30 +59,43 @@ def _window(values: Sequence[str] | None, default: object) -> object:
 
 def _problem(args: argparse.Namespace) -> tuple[Problem, list[str] | None]:
     """The problem that the words of `fastconv explain` name, and the operations to show (None: all)."""
+    given = {name for name in ("stride", "padding", "dilation", "groups") if getattr(args, name) is not None}
     if args.problem in testing.CASES:
+        if given or args.sizes or args.dtype:
+            raise ValueError(f"problem={args.problem!r}: a case has its own sizes and options, and takes no others")
         return testing.CASES[args.problem].problem, None
+    args.dtype = args.dtype or "float32"
     if args.problem not in _SHAPES:
         raise ValueError(f"problem={args.problem!r}: needs one of {', '.join(_SHAPES)}, or a case's name")
     names, sizes = _SHAPES[args.problem].split(), args.sizes
     if len(sizes) != len(names):
         raise ValueError(f"sizes={sizes}: {args.problem} needs {len(names)}: {' '.join(names)}")
+    taken = {
+        "conv2d": {"stride", "padding", "dilation", "groups"},
+        "max_pool2d": {"stride", "padding", "dilation"},
+        "avg_pool2d": {"stride", "padding"},
+        "linear": set(),
+    }[args.problem]
+    for name in sorted(given - taken):
+        raise ValueError(f"{name}={getattr(args, name)!r}: {args.problem} has no {name}")
     if args.problem == "linear":
         return LinearProblem.make(tuple(sizes[:2]), (sizes[2], sizes[1]), dtype=args.dtype), None
     padding, dilation = _window(args.padding, 0), _window(args.dilation, 1)
     if args.problem == "conv2d":
         n, c, h, w, o, kh, kw = sizes
-        if args.groups < 1 or c % args.groups:
-            raise ValueError(f"groups={args.groups}: needs a divisor of the {c} input channels")
-        weight = (o, c // args.groups, kh, kw)
+        groups = 1 if args.groups is None else args.groups
+        if groups < 1 or c % groups:
+            raise ValueError(f"groups={groups}: needs a divisor of the {c} input channels")
+        weight = (o, c // groups, kh, kw)
         stride = _window(args.stride, 1)
-        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": args.groups}
+        options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return ConvProblem.make((n, c, h, w), weight, **options, dtype=args.dtype), None
     stride = _window(args.stride, None)
     pool = PoolProblem.make(
         tuple(sizes[:4]), tuple(sizes[4:]), stride=stride, padding=padding, dilation=dilation, dtype=args.dtype
     )
     kind = args.problem[:3]
-    return pool, [op for op in operations(pool) if op.startswith(kind) and testing.has_meaning(op, pool)]
+    return pool, [op for op in operations(pool) if op.startswith(kind) and has_meaning(op, pool)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

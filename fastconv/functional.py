@@ -33,8 +33,8 @@ _KEPT_SCRATCH = 32 * 2**20
 def _checked(**arrays: object) -> str:
     """The common dtype of the named arrays; TypeError if one is not a NumPy array or differs."""
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{name}: needs a NumPy array, got {type(array).__name__}")
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+            raise TypeError(f"{name}: needs a NumPy array without a mask, got {type(array).__name__}")
     return problems.same_dtype(**arrays)
 
 
@@ -60,19 +60,23 @@ def aligned(elements: int, dtype: str) -> Array:
 
 
 class _Workspace(threading.local):
-    """Scratch memory that a thread keeps between calls: fresh pages cost more than many a kernel."""
+    """Scratch memory that a thread keeps between calls: fresh pages cost more than many a kernel.
+
+    Taken and given back, so that a call within a call (from a signal handler, say) has scratch of its own.
+    """
 
     def __init__(self) -> None:
-        self.kept: Array = aligned(0, "float32")
+        self.kept: Array | None = None
 
-    def get(self, elements: int, dtype: str) -> Array:
-        """An uninitialised 1-D array on a cache line, valid until the thread's next call."""
-        nbytes = elements * problems.itemsize(dtype)
-        if nbytes > _KEPT_SCRATCH:
-            return aligned(elements, dtype)
-        if nbytes > self.kept.nbytes:
-            self.kept = aligned(-(-nbytes // 4), "float32")
-        return self.kept[: nbytes // 4].view(dtype)
+    def take(self, nbytes: int) -> Array:
+        """An uninitialised array of at least `nbytes` on a cache line, nobody else's until it is given back."""
+        kept, self.kept = self.kept, None
+        return kept if kept is not None and kept.nbytes >= nbytes else aligned(-(-nbytes // 4), "float32")
+
+    def give(self, memory: Array) -> None:
+        """Keep the memory for the next call, unless it is too much to keep."""
+        if memory.nbytes <= _KEPT_SCRATCH:
+            self.kept = memory
 
 
 _workspace = _Workspace()
@@ -98,7 +102,12 @@ def run(op: str, problem: Problem, algorithm: str, *inputs: Array) -> tuple[Arra
         # No images: nothing to do, and a sum over nothing is zero.
         return tuple(np.zeros(shape, dtype) for shape, dtype in output_shapes(op, problem))
     outputs = tuple(np.empty(shape, dtype) for shape, dtype in output_shapes(op, problem))
-    kernel.run(problem, *arrays, *outputs, _workspace.get(kernel.scratch(problem), problem.dtype))
+    nbytes = kernel.scratch(problem) * problems.itemsize(problem.dtype)
+    memory = _workspace.take(nbytes)
+    try:
+        kernel.run(problem, *arrays, *outputs, memory[: nbytes // 4].view(problem.dtype))
+    finally:
+        _workspace.give(memory)
     return outputs
 
 
@@ -195,14 +204,9 @@ def conv2d_grad_weight(
 def _max_pool(
     x: Array, kernel_size: IntPair, stride: IntPair | None, padding: Padding, dilation: IntPair, ceil_mode: bool
 ) -> PoolProblem:
+    dtype = _checked(x=x)
     return PoolProblem.make(
-        x.shape,
-        kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        dtype=_checked(x=x),
+        x.shape, kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode, dtype=dtype
     )
 
 
@@ -280,6 +284,7 @@ def avg_pool2d(
     The size counts padding if count_include_pad, but never what lies beyond it; divisor_override replaces it.
     x (N, C, H, W) -> y (N, C, OH, OW). Source: torch.nn.functional.avg_pool2d.
     """
+    dtype = _checked(x=x)
     p = PoolProblem.make(
         x.shape,
         kernel_size,
@@ -288,7 +293,7 @@ def avg_pool2d(
         ceil_mode=ceil_mode,
         count_include_pad=count_include_pad,
         divisor_override=divisor_override,
-        dtype=_checked(x=x),
+        dtype=dtype,
     )
     return run("avg_pool2d", p, algorithm, x)[0]
 
@@ -309,6 +314,7 @@ def avg_pool2d_grad(
 
     input_size (N, C, H, W), gy (N, C, OH, OW) -> gx (N, C, H, W).
     """
+    dtype = _checked(gy=gy)
     p = PoolProblem.make(
         input_size,
         kernel_size,
@@ -317,7 +323,7 @@ def avg_pool2d_grad(
         ceil_mode=ceil_mode,
         count_include_pad=count_include_pad,
         divisor_override=divisor_override,
-        dtype=_checked(gy=gy),
+        dtype=dtype,
     )
     _expect("gy", gy, p.output_shape)
     return run("avg_pool2d_grad", p, algorithm, gy)[0]

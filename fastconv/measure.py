@@ -111,14 +111,12 @@ class Explanation:
         return "\n".join([str(self.problem), self.machine, *table(self.candidates)])
 
 
-def explain_problem(problem: Problem, ops: Sequence[str], measured: bool) -> Explanation:
-    """See fastconv.explain."""
+def explain_problem(problem: Problem, ops: Sequence[str], algorithm: str, measured: bool) -> Explanation:
+    """See fastconv.explain; `algorithm` is the one that a layer names for its forward operation."""
     peak = machine.fma_rate(problem.dtype)
     candidates = []
     for op in ops:
-        if not testing.has_meaning(op, problem):
-            continue
-        chosen = choose(op, problem)
+        chosen = choose(op, problem, "auto" if "_grad" in op else algorithm)
         able = [kernel for kernel in kernels(op) if kernel.unsupported(problem) is None]
         results = {m.kernel.name: m for m in compare(able, problem)} if measured and problem.flops else {}
         for kernel in kernels(op):

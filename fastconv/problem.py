@@ -29,7 +29,11 @@ def _integer(name: str, value: object, minimum: int, whole: object = None) -> in
     if type(value) is not int:
         if isinstance(value, bool) or not _like_int(value):
             raise TypeError(f"{name}={shown!r}: needs an int >= {minimum} and < 2**31, got {type(value).__name__}")
-        value = operator.index(value)  # type: ignore[arg-type]
+        try:
+            value = operator.index(value)  # type: ignore[arg-type]
+        except TypeError as error:
+            # An array has __index__, but only works as an index if it is a single integer.
+            raise TypeError(f"{name}={shown!r}: needs an int >= {minimum} and < 2**31, got an array") from error
     if not minimum <= value <= _MAX_EXTENT:
         raise ValueError(f"{name}={shown!r}: needs an int >= {minimum} and < 2**31")
     return value
@@ -62,6 +66,15 @@ def boolean(name: str, value: object) -> bool:
     if value is True or value is False:
         return value
     raise TypeError(f"{name}={value!r}: needs True or False, got {type(value).__name__}")
+
+
+def known_dtype(dtype: object) -> str:
+    """`dtype` if it is the name of a supported one, else a TypeError or ValueError."""
+    if not isinstance(dtype, str):
+        raise TypeError(f"dtype={dtype!r}: needs one of {', '.join(DTYPES)}, got {type(dtype).__name__}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: needs one of {', '.join(DTYPES)}")
+    return dtype
 
 
 def shape(name: str, value: object, axes: str) -> tuple[int, ...]:
@@ -172,7 +185,8 @@ class ConvProblem:
                 f"and groups={group}, got {c}"
             )
         pads = conv_padding(padding, (h, w), (kh, kw), strides, dilations)
-        problem = cls(n, c, h, w, o, kh, kw, strides, pads, dilations, group, bias, dtype)
+        checked = (boolean("bias", bias), known_dtype(dtype))
+        problem = cls(n, c, h, w, o, kh, kw, strides, pads, dilations, group, *checked)
         if h < 1 or w < 1 or problem.oh < 1 or problem.ow < 1:
             top, bottom, left, right = pads
             raise ValueError(
@@ -277,7 +291,7 @@ class PoolProblem:
                 f"input={(n, c, h, w)}: needs at least one channel and a size of at least the window "
                 f"{dilations[0] * (kernel[0] - 1) + 1}×{dilations[1] * (kernel[1] - 1) + 1} less the padding {pads}"
             )
-        return cls(n, c, h, w, *kernel, oh, ow, strides, pads, dilations, include, divisor, dtype)
+        return cls(n, c, h, w, *kernel, oh, ow, strides, pads, dilations, include, divisor, known_dtype(dtype))
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -329,7 +343,7 @@ class LinearProblem:
         o, wi = shape("weight", weight_shape, "out_features in_features")
         if i != wi or i < 1 or o < 1:
             raise ValueError(f"input={(m, i)}: needs {wi} features (at least 1) for weight {(o, wi)}, got {i}")
-        return cls(m, i, o, bias, dtype)
+        return cls(m, i, o, boolean("bias", bias), known_dtype(dtype))
 
     @property
     def input_shape(self) -> tuple[int, int]:

@@ -199,6 +199,13 @@ def _cheapest(op: str, problem: Problem, backend: str) -> Kernel:
     return min(able, key=lambda k: (k.cost(problem), k.name))
 
 
+def has_meaning(op: str, problem: Problem) -> bool:
+    """Whether `op` can have these arguments: it has this type of problem, and dilation is max pooling's alone."""
+    if isinstance(problem, PoolProblem) and op.startswith("avg") and problem.dilation != (1, 1):
+        return False
+    return isinstance(problem, OPS[op].problem)
+
+
 def operations(problem: Problem) -> list[str]:
     """The operations that a problem of this type has: forward first, then the gradients."""
     return [name for name, op in OPS.items() if isinstance(problem, op.problem)]
@@ -213,12 +220,18 @@ def explain(target: Any, x: Any = None, *, measure: bool = False, ops: Iterable[
     """
     from fastconv.measure import explain_problem
 
+    algorithm, shown = "auto", None
     if isinstance(target, (ConvProblem, PoolProblem, LinearProblem)):
         problem = target
     elif hasattr(target, "problem"):
         if x is None:
             raise ValueError("x=None: explaining a layer needs its input")
-        problem = target.problem(x)
+        problem, shown = target.problem(x), target.operations
+        algorithm = getattr(target, "algorithm", "auto")
     else:
         raise TypeError(f"target={target!r}: needs a problem or a layer that is served by kernels")
-    return explain_problem(problem, list(ops) if ops is not None else operations(problem), measured=measure)
+    able = [op for op in operations(problem) if has_meaning(op, problem)]
+    chosen = list(ops if ops is not None else shown or able)
+    if not chosen or any(op not in able for op in chosen):
+        raise ValueError(f"ops={ops!r}: needs some of {', '.join(able)}")
+    return explain_problem(problem, chosen, algorithm, measured=measure)

@@ -16,7 +16,7 @@ import numpy as np
 from fastconv import reference
 from fastconv.functional import Array, aligned, output_shapes
 from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem
-from fastconv.registry import OPS, Kernel, kernels, operations
+from fastconv.registry import OPS, Kernel, has_meaning, kernels, operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,6 @@ _BENCH: dict[str, Problem] = {
 CASES: Mapping[str, Case] = {
     name: Case(name, problem, table is _SMALL) for table in (_SMALL, _BENCH) for name, problem in table.items()
 }
-
-
-def has_meaning(op: str, problem: Problem) -> bool:
-    """Whether `op` can have these arguments: it has this type of problem, and dilation is max pooling's alone."""
-    if isinstance(problem, PoolProblem) and op.startswith("avg") and problem.dilation != (1, 1):
-        return False
-    return isinstance(problem, OPS[op].problem)
 
 
 def serves(kernel: Kernel, problem: Problem) -> bool:

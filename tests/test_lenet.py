@@ -49,7 +49,7 @@ def test_two_epochs_learn_most_digits(digits, activation, pool):
 def test_every_layer_with_kernels_is_compared():
     net = lenet.lenet(nn.Tanh, nn.MaxPool2d)
     found = lenet.layer_problems(net, 3)
-    assert [type(problem).__name__ for _, problem in found] == (
+    assert [type(problem).__name__ for _, problem, _ in found] == (
         ["ConvProblem", "PoolProblem"] * 2 + ["LinearProblem"] * 3
     )
-    assert [problem.n for _, problem in found[:4]] == [3] * 4
+    assert [problem.n for _, problem, _ in found[:4]] == [3] * 4

@@ -28,6 +28,8 @@ class Conv2d(Module):
     ValueError or TypeError names the argument at fault, its value and what is allowed.
     """
 
+    operations = ("conv2d", "conv2d_grad_input", "conv2d_grad_weight")
+
     weight: Parameter
     bias: Parameter | None
 

@@ -24,6 +24,8 @@ class Linear(Module):
     weight (out_features, in_features) and bias (out_features) start uniform on ±1/√in_features.
     """
 
+    operations = ("linear", "linear_grad_input", "linear_grad_weight")
+
     weight: Parameter
     bias: Parameter | None
 

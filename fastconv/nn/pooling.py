@@ -22,6 +22,8 @@ class MaxPool2d(Module):
     return_indices as (values, indices), indices int64, h·W + w. stride is kernel_size if left out.
     """
 
+    operations = ("max_pool2d", "max_pool2d_with_indices", "max_pool2d_grad")
+
     def __init__(
         self,
         kernel_size: IntPair,
@@ -80,6 +82,8 @@ class AvgPool2d(Module):
     Input (N, C, H, W) or (C, H, W), float32 or float64, an array or a Tensor; the same kind comes back.
     stride is kernel_size if left out.
     """
+
+    operations = ("avg_pool2d", "avg_pool2d_grad")
 
     def __init__(
         self,

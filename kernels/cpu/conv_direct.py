@@ -44,12 +44,10 @@ _COPY_BYTES = 4 * 2**20
 _TILES = 16
 
 
-@lru_cache(maxsize=1024)
-def _layout(p, grid, channels):
-    """Sizes of the padded copy of one image, and where taps and vectors of outputs stand in it.
+def _shape(p, grid, channels):
+    """The padded copy of one image: channels, height, line, its corner (top, left), read step, elements in all.
 
-    The copy is [channel][row][remainder of the column][column // step], rows and columns counted from the first tap's.
-    Returns (int64 sizes, tap offsets, offsets of the grid's vectors in a channel, and in the output, their lengths).
+    It is [channel][row][remainder of the column][column // step], rows and columns counted from the first tap's.
     """
     width = VECTOR_BYTES // itemsize(p.dtype)
     step = grid.read_x
@@ -57,8 +55,21 @@ def _layout(p, grid, channels):
     height = (grid.rows - 1) * grid.read_y + int(grid.dy.max()) - top + 1
     span = (grid.columns - 1) * step + int(grid.dx.max()) - left + 1
     # A vector that begins at a row's last output reads up to width − 1 columns more.
-    line = -(-span // step) + width
-    line = -(-line // width) * width
+    line = -(-(-(-span // step) + width) // width) * width
+    return channels, height, line, top, left, step, channels * height * step * line
+
+
+# Few, because an entry is as large as the vectors of an output plane are many.
+@lru_cache(maxsize=64)
+def _layout(p, grid, channels):
+    """Where taps and vectors of outputs stand in the padded copy.
+
+    Returns (_shape as int64, tap offsets, offsets of the grid's vectors in a channel, and in the output, their
+    lengths).
+    """
+    shape = _shape(p, grid, channels)
+    _, _, line, top, left, step, _ = shape
+    width = VECTOR_BYTES // itemsize(p.dtype)
     row = step * line
     dx = grid.dx - left
     taps = (grid.dy - top) * row + dx % step * line + dx // step
@@ -66,8 +77,7 @@ def _layout(p, grid, channels):
     reads = (np.arange(grid.rows)[:, None] * grid.read_y * row + starts).reshape(-1)
     writes = (np.arange(grid.rows)[:, None] * grid.columns + starts).reshape(-1)
     lengths = np.tile(np.minimum(grid.columns - starts, width), grid.rows)
-    shape = np.array([channels, height, line, top, left, step, channels * height * row], np.int64)
-    return shape, taps.astype(np.int64), reads.astype(np.int64), writes.astype(np.int64), lengths.astype(np.int64)
+    return tuple(np.asarray(values, np.int64) for values in (shape, taps, reads, writes, lengths))
 
 
 @njit
@@ -182,7 +192,7 @@ def _convolve(
 
 def _image_copies(p, grid, channels):
     """How many images' padded copies are made at a time, and the elements of one."""
-    size = int(_layout(p, grid, channels)[0][6])
+    size = _shape(p, grid, channels)[6]
     return max(1, min(p.n, _COPY_BYTES // (size * itemsize(p.dtype)))), size
 
 
@@ -222,7 +232,7 @@ _SCATTER_COST = 60
 
 def _copy_cost(p, grid, channels):
     """Flops' worth of time that the padded copies take."""
-    _, height, line, _, _, step, _ = _layout(p, grid, channels)[0].tolist()
+    _, height, line, _, _, step, _ = _shape(p, grid, channels)
     elements = line if step == 1 else 6 * line
     return p.n * channels * height * step * (_ROW_COST + 12 * elements)
 
@@ -247,13 +257,9 @@ def _forward_scratch(p):
     return _copies_size(p, [conv_taps.forward_grid(p)], p.c) + threads.available() * _buffer_size(p)
 
 
-def _gradient_grids(p):
-    return [grid for grid in conv_taps.input_gradient_grids(p) if grid.taps.size]
-
-
 def _grad_input_scratch(p):
     weights = p.o * p.cg * p.kh * p.kw
-    return weights + _copies_size(p, _gradient_grids(p), p.o) + threads.available() * _buffer_size(p)
+    return weights + _copies_size(p, conv_taps.input_gradient_grids(p), p.o) + threads.available() * _buffer_size(p)
 
 
 @kernel(
@@ -269,14 +275,15 @@ def forward(p, x, w, b, y, scratch):
 @kernel(
     "conv2d_grad_input/direct/cpu",
     limit=1.0,
-    cost=lambda p: _cost(p, _gradient_grids(p), p.o, p.cg),
+    cost=lambda p: _cost(p, conv_taps.input_gradient_grids(p), p.o, p.cg),
     scratch=_grad_input_scratch,
 )
 def grad_input(p, gy, w, gx, scratch):
     transposed, work = scratch[: w.size], scratch[w.size :]
+    conv_taps.clear_untouched(p, gx)
     for grid in conv_taps.input_gradient_grids(p):
-        if conv_taps.transpose(p, grid, w, gx, transposed):
-            _run(p, grid, gy, transposed, NO_BIAS[p.dtype], gx, p.cg, p.og, work)
+        conv_taps.transpose(p, grid, w, transposed)
+        _run(p, grid, gy, transposed, NO_BIAS[p.dtype], gx, p.cg, p.og, work)
 
 
 @njit

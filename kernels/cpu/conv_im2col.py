@@ -227,9 +227,10 @@ def forward(p, x, w, b, y, scratch):
 )
 def grad_input(p, gy, w, gx, scratch):
     transposed, work = scratch[: w.size], scratch[w.size :]
+    conv_taps.clear_untouched(p, gx)
     for grid in conv_taps.input_gradient_grids(p):
-        if conv_taps.transpose(p, grid, w, gx, transposed):
-            _run(p, grid, gy, transposed, NO_BIAS[p.dtype], gx, p.cg, p.og, work)
+        conv_taps.transpose(p, grid, w, transposed)
+        _run(p, grid, gy, transposed, NO_BIAS[p.dtype], gx, p.cg, p.og, work)
 
 
 @njit

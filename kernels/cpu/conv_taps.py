@@ -58,23 +58,37 @@ def forward_grid(p):
     return Grid(p.oh, p.ow, 0, 0, 1, 1, p.oh, p.ow, p.h, p.w, *p.stride, dy, dx, taps)
 
 
+def _met(kernel, dilation, before, remainder, stride):
+    """(tap, source offset) of the taps on one axis that input elements of this remainder meet."""
+    reach = ((tap, remainder + before - tap * dilation) for tap in range(kernel))
+    return [(tap, place // stride) for tap, place in reach if place % stride == 0]
+
+
+def _axis(size, kernel, dilation, before, stride):
+    """(remainder, taps met) for the remainders on one axis that meet any."""
+    # No more remainders meet taps than there are taps.
+    candidates = sorted({(tap * dilation - before) % stride for tap in range(kernel)})
+    return [(r, _met(kernel, dilation, before, r, stride)) for r in candidates if r < size]
+
+
 @lru_cache(maxsize=1024)
 def input_gradient_grids(p):
-    """The grids of the input gradient, one for each remainder of (iy, ix) by the stride; some may have no taps."""
-    (sh, sw), (dh, dw) = p.stride, p.dilation
+    """The grids of the input gradient, one for each remainder of (iy, ix) by the stride that meets any tap."""
     grids = []
-    for y in range(min(sh, p.h)):
-        for x in range(min(sw, p.w)):
-            met = [
-                (r * p.kw + s, (y + p.padding[0] - r * dh) // sh, (x + p.padding[2] - s * dw) // sw)
-                for r in range(p.kh)
-                for s in range(p.kw)
-                if (y + p.padding[0] - r * dh) % sh == 0 and (x + p.padding[2] - s * dw) % sw == 0
-            ]
-            taps, dy, dx = np.array(met, np.int64).reshape(-1, 3).T.copy()
-            size = -(-(p.h - y) // sh), -(-(p.w - x) // sw)
-            grids.append(Grid(*size, y, x, sh, sw, p.h, p.w, p.oh, p.ow, 1, 1, dy, dx, taps))
+    for y, rows in _axis(p.h, p.kh, p.dilation[0], p.padding[0], p.stride[0]):
+        for x, columns in _axis(p.w, p.kw, p.dilation[1], p.padding[2], p.stride[1]):
+            met = [(r * p.kw + s, dy, dx) for r, dy in rows for s, dx in columns]
+            taps, dy, dx = np.array(met, np.int64).T.copy()
+            size = -(-(p.h - y) // p.stride[0]), -(-(p.w - x) // p.stride[1])
+            grids.append(Grid(*size, y, x, *p.stride, p.h, p.w, p.oh, p.ow, 1, 1, dy, dx, taps))
     return tuple(grids)
+
+
+def clear_untouched(p, gx):
+    """Write zeros if there are input elements that no grid of the input gradient writes."""
+    remainders = min(p.stride[0], p.h) * min(p.stride[1], p.w)
+    if len(input_gradient_grids(p)) < remainders:
+        gx[:] = 0
 
 
 @lru_cache(maxsize=1024)
@@ -108,17 +122,10 @@ def transpose_weights(counter, thread, w, taps, groups, rows, sources, kernel, o
                 at += 1
 
 
-def transpose(p, grid, w, gx, out):
-    """Write into `out` the weights that a grid of the input gradient needs; whether there are any.
-
-    A grid without taps is zero in gx, which is written here.
-    """
-    if not grid.taps.size:
-        gx[:, :, grid.first_y :: grid.step_y, grid.first_x :: grid.step_x] = 0
-        return False
+def transpose(p, grid, w, out):
+    """Write into `out` the weights that a grid of the input gradient needs."""
     team = threads.team(4 * w.size, p.c)
     parallel(transpose_weights, team, w.reshape(-1), grid.taps, p.groups, p.cg, p.og, p.kh * p.kw, out)
-    return True
 
 
 @inner

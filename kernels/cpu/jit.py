@@ -18,6 +18,21 @@ from fastconv import cache
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 
+# What reading a pickle that was cut short or altered may raise.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    MemoryError,
+    OverflowError,
+)
+
+
 class _Locator(_CacheLocator):
     """Puts a function's cache entries into fastconv's folder, whose name already carries sources and CPU."""
 
@@ -53,12 +68,17 @@ class _Cache(FunctionCache):
     def _load_overload(self, sig, target_context):
         try:
             return super()._load_overload(sig, target_context)
-        except (pickle.UnpicklingError, EOFError, OSError, ValueError, AttributeError, ImportError):
+        except _DAMAGED:
             return None
 
     def _save_overload(self, sig, data):
         try:
-            super()._save_overload(sig, data)
+            try:
+                super()._save_overload(sig, data)
+            except _DAMAGED:
+                # Saving reads the index first; one that cannot be read is begun anew.
+                self.flush()
+                super()._save_overload(sig, data)
         except OSError:
             self.disable()
 

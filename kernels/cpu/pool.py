@@ -85,7 +85,9 @@ def _make_pool(combine, empty, averaging):
     @njit
     def pool(counter, thread, x, y, sizes, row_scale, column_scale, lines):
         """Pool one plane after another until none is left; each thread has two lines of buffer."""
-        state = flush_denormals()
+        # A maximum is one of its elements, denormal or not; comparing them is not slow.
+        if averaging:
+            state = flush_denormals()
         planes, height, width_in, oh, ow, kh, kw, sh, sw, top, left, dh, dw, length = sizes
         width = lanes(x)
         line = thread * 2 * length
@@ -119,7 +121,8 @@ def _make_pool(combine, empty, averaging):
                     if averaging:
                         value = mul(value, mul(load(column_scale, j), splat(x, row_scale[i])))
                     store_first(y, to + j, value, ow - j)
-        restore_denormals(state)
+        if averaging:
+            restore_denormals(state)
 
     return pool
 
@@ -143,6 +146,10 @@ def _argmax(x, plane, i, j, window):
             if value > best or value != value or where < 0:
                 best, where = value, at
     return where
+
+
+# Elements of a window that float32 can number.
+_MOST_NUMBERS = 2**24
 
 
 @inner
@@ -192,6 +199,7 @@ def _maximum_indices(counter, thread, x, y, indices, sizes, offsets, lines):
     # A tuple, because unpacking an array counts references, which for every window would take longer than the window.
     window = (height, width, kh, kw, sh, sw, top, left, dh, dw)
     line = _prepare_lines(lines, thread, length)
+    numbered = sw <= 2 and kh * kw <= _MOST_NUMBERS
     found, best = line + length, line + 2 * length
     while True:
         plane = take(counter)
@@ -199,7 +207,7 @@ def _maximum_indices(counter, thread, x, y, indices, sizes, offsets, lines):
             break
         start = plane * height * width
         for i in range(oh):
-            if sw <= 2:
+            if numbered:
                 _row_argmax(x, start, i, ow, window, lines, line, found, best)
             for j in range(ow):
                 number = lines[found + j]
@@ -216,11 +224,11 @@ def _maximum_indices(counter, thread, x, y, indices, sizes, offsets, lines):
 @njit
 def _maximum_gradient(counter, thread, x, gy, gx, sizes, offsets, lines):
     """gx of one plane after another until none is left: each gy added where its window's maximum stands."""
-    state = flush_denormals()
     planes, height, width, oh, ow, kh, kw, sh, sw, top, left, dh, dw, length = sizes
     # A tuple, because unpacking an array counts references, which for every window would take longer than the window.
     window = (height, width, kh, kw, sh, sw, top, left, dh, dw)
     line = _prepare_lines(lines, thread, length)
+    numbered = sw <= 2 and kh * kw <= _MOST_NUMBERS
     found, best = line + length, line + 2 * length
     while True:
         plane = take(counter)
@@ -230,7 +238,7 @@ def _maximum_gradient(counter, thread, x, gy, gx, sizes, offsets, lines):
         for k in range(height * width):
             gx[start + k] = 0
         for i in range(oh):
-            if sw <= 2:
+            if numbered:
                 _row_argmax(x, start, i, ow, window, lines, line, found, best)
             for j in range(ow):
                 number = lines[found + j]
@@ -241,7 +249,6 @@ def _maximum_gradient(counter, thread, x, gy, gx, sizes, offsets, lines):
                     where = _argmax(x, start, i, j, window)
                 if where >= 0:
                     gx[start + where] += gy[(plane * oh + i) * ow + j]
-    restore_denormals(state)
 
 
 @njit
@@ -301,10 +308,13 @@ def _offsets(p):
 def _sizes(p):
     """What the workers need to know of a problem, as one int64 array; the last is the length of a buffer line."""
     width = VECTOR_BYTES // itemsize(p.dtype)
-    # A line is read up to the last window's end and, from there, for two vectors more.
-    reach = (p.ow + width) * p.stride[1] + (p.kw - 1) * p.dilation[1] + 2 * width
+    # One window on an axis needs no stride, and a huge one would make the lines huge.
+    sh, sw = (stride if outputs > 1 else 1 for stride, outputs in zip(p.stride, (p.oh, p.ow), strict=True))
+    # A line is read up to the last window's end (of whole vectors of windows) and, from there, for two vectors more.
+    starts = (p.ow + width) * sw if sw <= 2 else (p.ow - 1) * sw + width
+    reach = starts + (p.kw - 1) * p.dilation[1] + 2 * width
     length = -(-max(reach, p.padding[2] + p.w + width) // 16) * 16
-    window = (p.kh, p.kw, *p.stride, p.padding[0], p.padding[2], *p.dilation)
+    window = (p.kh, p.kw, sh, sw, p.padding[0], p.padding[2], *p.dilation)
     return np.array([p.n * p.c, p.h, p.w, p.oh, p.ow, *window, length], np.int64)
 
 

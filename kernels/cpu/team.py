@@ -196,6 +196,8 @@ class Team:
     def __init__(self) -> None:
         self.mailbox = np.zeros(OF_HELPER + 8 * (threads.available() + 1), np.int64)
         self.lock = threading.Lock()
+        # Threads that a job may have, fewer once the system lets no more be started.
+        self.most = threads.available()
         # Until this time (time.perf_counter) callers work alone.
         self.alone_until = 0.0
         self._pause_seconds = 0.0
@@ -203,7 +205,7 @@ class Team:
 
     def run(self, team, address, counter, args) -> None:
         """Run the worker at `address` on up to `team` threads; the caller holds `lock`."""
-        while len(self._helpers) < team - 1:
+        while len(self._helpers) < min(team, self.most) - 1:
             self._start()
         for number, (_, wake) in enumerate(self._helpers[: team - 1], start=1):
             if self.mailbox[OF_HELPER + 8 * number + PARKED]:
@@ -226,8 +228,13 @@ class Team:
         self._pause_seconds = min(pauses)
         wake = threading.Event()
         thread = threading.Thread(target=self._help, args=(number, wake), name=f"fastconv-{number}", daemon=True)
-        self._helpers.append((thread, wake))
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            # The system's limit of threads: the work is done by those there are.
+            self.most = number
+        else:
+            self._helpers.append((thread, wake))
 
     def _help(self, number: int, wake: threading.Event) -> None:
         # A helper that starts has been called for by the job during which it started.
@@ -241,7 +248,8 @@ class Team:
                 self.alone_until = time.perf_counter() + _BACK_OFF
             wake.clear()
             mine[PARKED] = 1
-            # A job posted since is not missed, and one posted after this look wakes the helper.
+            # A job posted before this look is seen now. One posted between it and a caller's own look at PARKED is
+            # done without this helper, and the next one wakes it.
             if self.mailbox[EPOCH] == seen and not self.mailbox[STOP]:
                 wake.wait()
                 woken = True
@@ -275,7 +283,7 @@ _addresses: dict[tuple[object, ...], int] = {}
 def _kind(argument):
     """What of an argument decides its Numba type; arguments are arrays, numbers and tuples of ints."""
     if isinstance(argument, np.ndarray):
-        return (argument.dtype.char, argument.ndim)
+        return (argument.dtype.char, argument.ndim, argument.flags.num)
     return len(argument) if isinstance(argument, tuple) else type(argument)
 
 
@@ -296,12 +304,15 @@ def _address(worker, counter, args):
 
 
 def parallel(worker, team, *args):
-    """Run worker(counter, thread, *args) on up to `team` threads; the counter starts at 0 and is shared."""
+    """Run worker(counter, thread, *args) on up to `team` threads; the counter starts at 0 and is shared.
+
+    Never on more than `threads.available()`.
+    """
     counter = np.zeros(1, np.int64)
     if team > 1 and time.perf_counter() > _team.alone_until and _team.lock.acquire(blocking=False):
         mine = _team
         try:
-            mine.run(team, _address(worker, counter, args), counter, args)
+            mine.run(min(team, mine.most), _address(worker, counter, args), counter, args)
         finally:
             mine.lock.release()
     else:
