@@ -275,7 +275,7 @@ def forward(p, x, w, b, y, scratch):
 @kernel(
     "conv2d_grad_input/direct/cpu",
     limit=1.0,
-    cost=lambda p: _cost(p, conv_taps.input_gradient_grids(p), p.o, p.cg),
+    cost=lambda p: conv_taps.many_grids_cost(p) or _cost(p, conv_taps.input_gradient_grids(p), p.o, p.cg),
     scratch=_grad_input_scratch,
 )
 def grad_input(p, gy, w, gx, scratch):

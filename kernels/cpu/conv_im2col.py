@@ -222,7 +222,7 @@ def forward(p, x, w, b, y, scratch):
 @kernel(
     "conv2d_grad_input/im2col/cpu",
     limit=1.0,
-    cost=lambda p: _cost(p, conv_taps.input_gradient_grids(p), p.cg, p.og),
+    cost=lambda p: conv_taps.many_grids_cost(p) or _cost(p, conv_taps.input_gradient_grids(p), p.cg, p.og),
     scratch=lambda p: _scratch(p) + p.o * p.cg * p.kh * p.kw,
 )
 def grad_input(p, gy, w, gx, scratch):

@@ -64,11 +64,26 @@ def _met(kernel, dilation, before, remainder, stride):
     return [(tap, place // stride) for tap, place in reach if place % stride == 0]
 
 
+def _remainders(size, kernel, dilation, before, stride):
+    """The remainders on one axis that meet any tap: at most as many as there are taps."""
+    return [r for r in sorted({(tap * dilation - before) % stride for tap in range(kernel)}) if r < size]
+
+
 def _axis(size, kernel, dilation, before, stride):
-    """(remainder, taps met) for the remainders on one axis that meet any."""
-    # No more remainders meet taps than there are taps.
-    candidates = sorted({(tap * dilation - before) % stride for tap in range(kernel)})
-    return [(r, _met(kernel, dilation, before, r, stride)) for r in candidates if r < size]
+    """(remainder, taps met) for each of _remainders."""
+    return [(r, _met(kernel, dilation, before, r, stride)) for r in _remainders(size, kernel, dilation, before, stride)]
+
+
+def grid_count(p):
+    """How many grids the input gradient has, without building them."""
+    rows = _remainders(p.h, p.kh, p.dilation[0], p.padding[0], p.stride[0])
+    return len(rows) * len(_remainders(p.w, p.kw, p.dilation[1], p.padding[2], p.stride[1]))
+
+
+def many_grids_cost(p):
+    """Flops' worth of time of an input gradient on so many grids that starting them is what counts, else None."""
+    count = grid_count(p)
+    return None if count <= 64 else p.flops + 10_000_000.0 * count
 
 
 @lru_cache(maxsize=1024)
