@@ -1,7 +1,8 @@
 """Where compiled kernels are kept between processes.
 
-One folder per library version, kernel sources and CPU: a changed line in any kernel file, or another CPU, compiles
-afresh. Numba's cache entries are pickles, so the folder must belong to the user and be closed to everyone else.
+One folder per version of the library and of Numba, kernel sources and CPU: a changed line in any kernel file, or
+another CPU, compiles afresh. Numba's cache entries are pickles, so the folder must belong to the user and be closed to
+everyone else.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def folder() -> Path | None:
     from fastconv.kernels.cpu.host import CPU_NAME, FEATURES
 
     cpu = hashlib.sha256(" ".join([CPU_NAME, *sorted(FEATURES)]).encode()).hexdigest()[:8]
-    place = root() / f"{_PREFIX}{version('fastconv')}-{source_stamp()}-{CPU_NAME}-{cpu}"
+    made_by = f"{version('fastconv')}-numba{version('numba')}"
+    place = root() / f"{_PREFIX}{made_by}-{source_stamp()}-{CPU_NAME}-{cpu}"
     try:
         # The mode of makedirs holds for the last folder only, and a usual umask would leave the root open to a group.
         place.parent.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,8 @@ _DTYPE_OF = {"f": "float32", "d": "float64"}
 
 # Index arithmetic in kernels is int64; a single extent stays below this so that products of two never overflow.
 _MAX_EXTENT = 2**31 - 1
+# What processors can address.
+_MOST_BYTES = 2**47
 
 
 def _integer(name: str, value: object, minimum: int, whole: object = None) -> int:
@@ -29,19 +31,21 @@ def _integer(name: str, value: object, minimum: int, whole: object = None) -> in
     if type(value) is not int:
         if isinstance(value, bool) or not _like_int(value):
             raise TypeError(f"{name}={shown!r}: needs an int >= {minimum} and < 2**31, got {type(value).__name__}")
-        try:
-            value = operator.index(value)  # type: ignore[arg-type]
-        except TypeError as error:
-            # An array has __index__, but only works as an index if it is a single integer.
-            raise TypeError(f"{name}={shown!r}: needs an int >= {minimum} and < 2**31, got an array") from error
+        value = operator.index(value)  # type: ignore[arg-type]
     if not minimum <= value <= _MAX_EXTENT:
         raise ValueError(f"{name}={shown!r}: needs an int >= {minimum} and < 2**31")
     return value
 
 
 def _like_int(value: object) -> bool:
-    # isinstance with typing.SupportsIndex takes ten times as long, and every call of every layer passes here.
-    return hasattr(type(value), "__index__")
+    if type(value) is int:
+        return True
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        # Arrays have __index__, too, but only those of a single integer work.
+        return False
+    return True
 
 
 def integer(name: str, value: object, minimum: int = 1) -> int:
@@ -69,11 +73,9 @@ def boolean(name: str, value: object) -> bool:
 
 
 def known_dtype(dtype: object) -> str:
-    """`dtype` if it is the name of a supported one, else a TypeError or ValueError."""
-    if not isinstance(dtype, str):
-        raise TypeError(f"dtype={dtype!r}: needs one of {', '.join(DTYPES)}, got {type(dtype).__name__}")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: needs one of {', '.join(DTYPES)}")
+    """`dtype` if it is the name of a supported one, else a TypeError."""
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise TypeError(f"dtype={dtype!r}: needs one of {', '.join(DTYPES)}")
     return dtype
 
 
@@ -193,6 +195,8 @@ class ConvProblem:
                 f"input={(n, c, h, w)}: with padding {pads} it is {h + top + bottom}×{w + left + right}, smaller than "
                 f"the kernel, which spans {dilations[0] * (kh - 1) + 1}×{dilations[1] * (kw - 1) + 1}"
             )
+        if n * o * problem.oh * problem.ow * itemsize(dtype) > _MOST_BYTES:
+            raise ValueError(f"padding={padding!r}: the output {problem.output_shape} is larger than any memory")
         return problem
 
     @property

@@ -95,7 +95,7 @@ def kernel(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register the decorated function as the kernel `name`; see Kernel for what the arguments mean."""
     op, algorithm, backend = parts if len(parts := name.split("/")) == 3 else ("", "", "")
-    if op not in OPS or not algorithm or backend not in BACKENDS:
+    if op not in OPS or algorithm in ("", "auto") or backend not in BACKENDS:
         raise ValueError(f"name={name!r}: needs op/algorithm/backend, op in {tuple(OPS)}, backend in {BACKENDS}")
     if name in _kernels:
         raise ValueError(f"name={name!r}: registered twice, by {_kernels[name].run.__module__} before")
@@ -132,6 +132,8 @@ def kernels(op: str | None = None, backend: str = "cpu") -> list[Kernel]:
     """Every registered kernel of `backend`, of one operation if `op` is given, by name."""
     if op is not None and op not in OPS:
         raise ValueError(f"op={op!r}: needs one of {', '.join(OPS)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: needs one of {', '.join(BACKENDS)}")
     _load(backend)
     return [k for _, k in sorted(_kernels.items()) if k.backend == backend and op in (None, k.op)]
 
@@ -151,8 +153,9 @@ class use:  # noqa: N801 - called like a function, as torch.no_grad is
         chosen: dict[str, str] = dict(_named.get()) if names else {}
         for name in names:
             op, _, rest = name.partition("/") if isinstance(name, str) else ("", "", "")
-            algorithm = rest.partition("/")[0]
-            if op not in OPS or algorithm not in {k.algorithm for k in kernels(op)}:
+            algorithm, _, backend = rest.partition("/")
+            known = op in OPS and algorithm in {k.algorithm for k in kernels(op)}
+            if not known or backend not in ("", *BACKENDS) or name.endswith("/"):
                 available = ", ".join(f"{k.op}/{k.algorithm}" for k in kernels(op if op in OPS else None))
                 raise ValueError(f"name={name!r}: needs op/algorithm, one of {available}")
             chosen[op] = algorithm

@@ -23,7 +23,7 @@ def rows(name: str) -> list[str]:
     lines = []
     for op in operations(problem):
         contenders = [kernel for kernel in kernels(op) if testing.serves(kernel, problem)]
-        if "gemm" in name and op != "linear" or op.startswith("avg") or not contenders:
+        if ("gemm" in name and op != "linear") or op.startswith("avg") or not contenders:
             continue
         found = {m.kernel.algorithm: m for m in measure.compare(contenders, problem, 0.3)}
         best, naive = found[choose(op, problem).algorithm], found["naive"]

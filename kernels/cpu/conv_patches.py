@@ -15,8 +15,19 @@ from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
 
+def _spans(p):
+    return p.dilation[0] * (p.kh - 1) + 1, p.dilation[1] * (p.kw - 1) + 1
+
+
+def _strides(p):
+    """Strides in which gx is written; one output on an axis needs none but the window itself."""
+    return tuple(
+        stride if outputs > 1 else span for stride, outputs, span in zip(p.stride, (p.oh, p.ow), _spans(p), strict=True)
+    )
+
+
 def _unsupported(p):
-    spans = p.dilation[0] * (p.kh - 1) + 1, p.dilation[1] * (p.kw - 1) + 1
+    spans = _spans(p)
     if p.stride[0] < spans[0] or p.stride[1] < spans[1]:
         return f"stride {p.stride}, needs at least the kernel's span {spans}"
     return None
@@ -24,7 +35,8 @@ def _unsupported(p):
 
 def _sizes(p):
     """Elements of cols, and of gx as whole strides."""
-    return p.cg * p.kh * p.kw * p.oh * p.ow, p.cg * p.oh * p.stride[0] * p.ow * p.stride[1]
+    sh, sw = _strides(p)
+    return p.cg * p.kh * p.kw * p.oh * p.ow, p.cg * p.oh * sh * p.ow * sw
 
 
 def _scratch(p):
@@ -38,7 +50,7 @@ def _cost(p):
 
 @kernel("conv2d_grad_input/patches/cpu", limit=1.0, cost=_cost, scratch=_scratch, unsupported=_unsupported)
 def grad_input(p, gy, w, gx, scratch):
-    (sh, sw), (dh, dw), (top, _, left, _) = p.stride, p.dilation, p.padding
+    (sh, sw), (dh, dw), (top, _, left, _) = _strides(p), p.dilation, p.padding
     ends = np.cumsum(_sizes(p))
     cols, whole, work = np.split(scratch, ends)
     cols = cols.reshape(p.cg * p.kh * p.kw, p.oh * p.ow)

@@ -55,7 +55,9 @@ def forward_grid(p):
     taps = np.arange(p.kh * p.kw)
     dy = taps // p.kw * p.dilation[0] - p.padding[0]
     dx = taps % p.kw * p.dilation[1] - p.padding[2]
-    return Grid(p.oh, p.ow, 0, 0, 1, 1, p.oh, p.ow, p.h, p.w, *p.stride, dy, dx, taps)
+    # One output on an axis needs no stride, and copies would be as large as a huge one.
+    read = (stride if outputs > 1 else 1 for stride, outputs in zip(p.stride, (p.oh, p.ow), strict=True))
+    return Grid(p.oh, p.ow, 0, 0, 1, 1, p.oh, p.ow, p.h, p.w, *read, dy, dx, taps)
 
 
 def _met(kernel, dilation, before, remainder, stride):

@@ -10,27 +10,12 @@ import hashlib
 import pickle
 
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
 from fastconv import cache
 
 # No nnan, no ninf: NaN and inf travel.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
-
-
-# What reading a pickle that was cut short or altered may raise.
-_DAMAGED = (
-    pickle.UnpicklingError,
-    EOFError,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ImportError,
-    MemoryError,
-    OverflowError,
-)
 
 
 class _Locator(_CacheLocator):
@@ -60,25 +45,57 @@ class _Impl(CompileResultCacheImpl):
     _locator_classes = (_Locator,)
 
 
+class _Files(IndexDataCacheFile):
+    """Index and data files that begin with a hash of the rest: what was cut short or altered is as if not there.
+
+    The data are machine code, which must not run with a bit flipped.
+    """
+
+    def _read(self, path):
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError:
+            return None
+        size = hashlib.sha256().digest_size
+        return content[size:] if hashlib.sha256(content[size:]).digest() == content[:size] else None
+
+    def _write(self, path, value):
+        content = self._dump(value)
+        with self._open_for_write(path) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+    def _load_index(self):
+        content = self._read(self._index_path)
+        stamp, overloads = (None, {}) if content is None else pickle.loads(content)
+        return overloads if stamp == self._source_stamp else {}
+
+    def _save_index(self, overloads):
+        self._write(self._index_path, (self._source_stamp, overloads))
+
+    def _load_data(self, name):
+        content = self._read(self._data_path(name))
+        if content is None:
+            raise OSError(f"{name} is missing or damaged")
+        return pickle.loads(content)
+
+    def _save_data(self, name, data):
+        self._write(self._data_path(name), data)
+
+
 class _Cache(FunctionCache):
-    """Numba's function cache in our folder; a damaged or unwritable entry means compiling, never failing."""
+    """Numba's function cache in our folder and files; one that cannot be written to means compiling, never failing."""
 
     _impl_class = _Impl
 
-    def _load_overload(self, sig, target_context):
-        try:
-            return super()._load_overload(sig, target_context)
-        except _DAMAGED:
-            return None
+    def __init__(self, py_func):
+        super().__init__(py_func)
+        locator = self._impl.locator
+        self._cache_file = _Files(locator.get_cache_path(), self._impl.filename_base, locator.get_source_stamp())
 
     def _save_overload(self, sig, data):
         try:
-            try:
-                super()._save_overload(sig, data)
-            except _DAMAGED:
-                # Saving reads the index first; one that cannot be read is begun anew.
-                self.flush()
-                super()._save_overload(sig, data)
+            super()._save_overload(sig, data)
         except OSError:
             self.disable()
 

@@ -53,7 +53,10 @@ def _window(i, size, kernel, stride, before, step):
 
 
 def _make_pool(combine, empty, averaging):
-    """A worker that pools with `combine`, whose neutral element is `empty`; averaging scales by row and column."""
+    """What a worker does to pool with `combine`, whose neutral element is `empty`; averaging scales by row and column.
+
+    Not the worker itself: Numba's cache does not know a function again that closes over others.
+    """
 
     @inner
     def combine_rows(x, start, width_in, step, count, line, at):
@@ -82,7 +85,7 @@ def _make_pool(combine, empty, averaging):
             value = combine(value, load(line, at + s * step))
         return value
 
-    @njit
+    @inner
     def pool(counter, thread, x, y, sizes, row_scale, column_scale, lines):
         """Pool one plane after another until none is left; each thread has two lines of buffer."""
         # A maximum is one of its elements, denormal or not; comparing them is not slow.
@@ -127,8 +130,18 @@ def _make_pool(combine, empty, averaging):
     return pool
 
 
-_pool_max = _make_pool(maximum, -np.inf, False)
-_pool_sum = _make_pool(add, 0.0, True)
+_maxima = _make_pool(maximum, -np.inf, False)
+_means = _make_pool(add, 0.0, True)
+
+
+@njit
+def _pool_max(counter, thread, x, y, sizes, row_scale, column_scale, lines):
+    _maxima(counter, thread, x, y, sizes, row_scale, column_scale, lines)
+
+
+@njit
+def _pool_mean(counter, thread, x, y, sizes, row_scale, column_scale, lines):
+    _means(counter, thread, x, y, sizes, row_scale, column_scale, lines)
 
 
 @inner
@@ -367,7 +380,7 @@ def max_pool(p, x, y, scratch):
 
 @kernel("avg_pool2d/planes/cpu", limit=1.0, cost=_cost, scratch=_scratch(2))
 def avg_pool(p, x, y, scratch):
-    parallel(_pool_sum, _team(p), x.reshape(-1), y.reshape(-1), _sizes(p), *_scales(p), scratch)
+    parallel(_pool_mean, _team(p), x.reshape(-1), y.reshape(-1), _sizes(p), *_scales(p), scratch)
 
 
 @kernel("max_pool2d_with_indices/planes/cpu", limit=0.0, cost=_window_cost, scratch=_scratch(3))
