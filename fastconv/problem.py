@@ -73,9 +73,11 @@ def boolean(name: str, value: object) -> bool:
 
 
 def known_dtype(dtype: object) -> str:
-    """`dtype` if it is the name of a supported one, else a TypeError."""
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise TypeError(f"dtype={dtype!r}: needs one of {', '.join(DTYPES)}")
+    """`dtype` if it is the name of a supported one, else a TypeError or ValueError."""
+    if not isinstance(dtype, str):
+        raise TypeError(f"dtype={dtype!r}: needs one of {', '.join(DTYPES)}, got {type(dtype).__name__}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: needs one of {', '.join(DTYPES)}")
     return dtype
 
 

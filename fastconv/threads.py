@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,13 +39,21 @@ def set_num_threads(count: int) -> None:
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Within it every call uses a team of threads, however little its work: for tests and for compiling ahead."""
+    """Within it every call uses a team of threads, however little its work and however busy the machine.
+
+    For tests and for compiling ahead.
+    """
     global _ALONE_BELOW
     former, _ALONE_BELOW = _ALONE_BELOW, 0
     try:
         yield
     finally:
         _ALONE_BELOW = former
+
+
+def rests(until: float) -> bool:
+    """Whether helpers that were to rest until then (time.perf_counter) still do; never within `eager`."""
+    return _ALONE_BELOW > 0 and time.perf_counter() < until
 
 
 def team(flops: float, pieces: int) -> int:

@@ -309,7 +309,7 @@ def parallel(worker, team, *args):
     Never on more than `threads.available()`.
     """
     counter = np.zeros(1, np.int64)
-    if team > 1 and time.perf_counter() > _team.alone_until and _team.lock.acquire(blocking=False):
+    if team > 1 and not threads.rests(_team.alone_until) and _team.lock.acquire(blocking=False):
         mine = _team
         try:
             mine.run(min(team, mine.most), _address(worker, counter, args), counter, args)

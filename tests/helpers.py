@@ -1,0 +1,101 @@
+"""What several test files share: child processes and the smaller hosts that one machine can stand in for."""
+
+import os
+import platform
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+DTYPES = ("float32", "float64")
+
+
+def child(*arguments, timeout=300, **environment):
+    """Run Python with these arguments in a process of its own; environment values of None are removed.
+
+    An argument with line breaks is a program: it is preceded by -c.
+    """
+    variables = {**os.environ, **environment}
+    command = [sys.executable, "-X", "faulthandler"]
+    for argument in map(str, arguments):
+        command += ["-c", argument] if "\n" in argument else [argument]
+    return subprocess.run(
+        command,
+        env={name: str(value) for name, value in variables.items() if value is not None},
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def succeed(*arguments, **environment):
+    """The standard output of a child that must exit with 0; what it printed is in the failure."""
+    result = child(*arguments, **environment)
+    assert result.returncode == 0, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@contextmanager
+def last_thread_first():
+    """Let the last thread of every team find all the work and the others none: a real team leaves that to chance."""
+    from fastconv.kernels.cpu import team
+
+    def hand_over(worker, size, *arguments):
+        counter = np.zeros(1, np.int64)
+        for thread in reversed(range(size)):
+            worker(counter, thread, *arguments)
+
+    loaded = [module for name, module in sys.modules.items() if name.startswith("fastconv.kernels.cpu.")]
+    users = [module for module in loaded if getattr(module, "parallel", None) is team.parallel]
+    real = team.parallel
+    assert users
+    try:
+        for module in users:
+            module.parallel = hand_over
+        yield
+    finally:
+        for module in users:
+            module.parallel = real
+
+
+@dataclass(frozen=True)
+class Host:
+    """A processor that Numba is told to compile for, and how to see in its code that it did."""
+
+    cpu: str
+    features: str
+    isa: str
+    # What this machine must have to run its code, in LLVM's names.
+    needs: tuple[str, ...]
+    # What a fused multiply-add of whole vectors compiles to, and what it must not contain.
+    uses: str
+    without: tuple[str, ...]
+
+    def environment(self):
+        """The variables that make a child process this host, or none where this machine cannot be it."""
+        from llvmlite.binding import get_host_cpu_features
+
+        machine = platform.machine()
+        if machine.lower() not in ("x86_64", "amd64"):
+            pytest.skip(f"{self.isa} code needs an x86-64 machine, this is {machine}")
+        here = get_host_cpu_features()
+        missing = [name for name in self.needs if not here.get(name)]
+        if missing:
+            pytest.skip(f"{self.isa} code cannot run here: this machine has no {', '.join(missing)}")
+        return {"NUMBA_CPU_NAME": self.cpu, "NUMBA_CPU_FEATURES": self.features}
+
+
+_SSE4 = "+64bit,+cmov,+cx8,+cx16,+fxsr,+mmx,+sahf,+popcnt,+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2"
+_AVX2 = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe,+xsave"
+
+HOSTS = {
+    "avx2": Host("haswell", f"{_SSE4},{_AVX2}", "AVX2+FMA", ("avx2", "fma", "bmi2"), "ymm", ("zmm",)),
+    "sse4": Host("nehalem", _SSE4, "SSE", ("sse4.2", "popcnt"), "xmm", ("ymm", "zmm", "vfmadd")),
+}

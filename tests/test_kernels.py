@@ -1,0 +1,490 @@
+"""Every kernel on every small case, float32 and float64, against the float64 reference.
+
+A new kernel file is tested here with no edit: everything below goes over fastconv.testing.grid. The same tests run
+again on smaller hosts in test_kernels_hosts.py.
+"""
+
+import dataclasses
+import platform
+import time
+import zlib
+from statistics import median
+
+import numpy as np
+import pytest
+from helpers import DTYPES, last_thread_first
+
+from fastconv import functional, testing
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem
+from fastconv.registry import OPS, kernels, operations
+
+
+def typed(problem, dtype):
+    return dataclasses.replace(problem, dtype=dtype)
+
+
+def over(pairs, dtypes=DTYPES):
+    """(kernel, problem) parameters in these dtypes, named by kernel, case and dtype."""
+    return [
+        pytest.param(kernel, typed(case.problem, dtype), id=f"{kernel.name}-{case.name}-{dtype}")
+        for dtype in dtypes
+        for kernel, case in pairs
+        if kernel.unsupported(typed(case.problem, dtype)) is None
+    ]
+
+
+def supporting(problems):
+    """Every kernel with every one of the named problems that it supports."""
+    return [
+        (kernel, testing.Case(name, problem, False))
+        for name, problem in problems.items()
+        for op in operations(problem)
+        for kernel in kernels(op)
+        if testing.has_meaning(op, problem) and kernel.unsupported(problem) is None
+    ]
+
+
+def fast(parameters):
+    """Without the naive kernels, which split, flush and share nothing."""
+    return [parameter for parameter in parameters if parameter.values[0].algorithm != "naive"]
+
+
+GRID = over(list(testing.grid(small=True)))
+
+# Work that crosses the bounds at which kernels split it, which no small case does: several packed blocks of rows and
+# columns, padded copies of one image at a time, more pixels than are gathered at once, more images than a share.
+BLOCKS = fast(
+    over(
+        supporting(
+            {
+                "rows-and-columns": LinearProblem.make((2100, 3), (4200, 3), bias=True),
+                "depth": LinearProblem.make((5, 1100), (3, 1100)),
+                "large-planes": ConvProblem.make((3, 5, 260, 261), (2, 5, 3, 2), padding=1, bias=True),
+                "many-images": ConvProblem.make((67, 3, 9, 7), (5, 3, 2, 3), padding=(0, 1), stride=(2, 1)),
+                "many-groups": ConvProblem.make((2, 38, 13, 10), (57, 2, 3, 3), groups=19, padding=1),
+                "deep-groups": ConvProblem.make((1, 262, 5, 9), (6, 131, 3, 2), groups=2, bias=True),
+                "large-pool": PoolProblem.make((2, 3, 130, 261), (3, 2), stride=(2, 3), padding=1),
+            }
+        ),
+        dtypes=("float32",),
+    )
+)
+
+# One case of each kind that takes long enough to be timed.
+MIDDLE = fast(
+    over(
+        supporting(
+            {
+                "conv": ConvProblem.make((2, 16, 28, 28), (16, 16, 3, 3), padding=1),
+                "linear": LinearProblem.make((64, 256), (96, 256)),
+                "pool": PoolProblem.make((4, 16, 56, 56), 3, stride=2, padding=1),
+            }
+        )
+    )
+)
+
+
+def test_the_grid_holds_every_kernel_and_every_small_case():
+    pairs = list(testing.grid(small=True))
+    assert {kernel.name for kernel, _ in pairs} == {kernel.name for kernel in kernels()}
+    assert {case.name for _, case in pairs} == {case.name for case in testing.CASES.values() if case.small}
+    assert {kernel.op for kernel in kernels()} == set(OPS)
+
+
+def check(kernel, problem):
+    arrays = testing.inputs(kernel.op, problem)
+    before = [array.tobytes() for array in arrays]
+    outputs = testing.poisoned_run(kernel, problem, arrays)
+    assert [array.tobytes() for array in arrays] == before, "the kernel wrote to its inputs"
+    assert testing.error(kernel.op, problem, arrays, outputs) <= kernel.limit
+
+
+@pytest.mark.parametrize(("kernel", "problem"), GRID)
+def test_agrees_with_the_reference(kernel, problem):
+    check(kernel, problem)
+
+
+@pytest.mark.parametrize(("kernel", "problem"), BLOCKS)
+def test_agrees_with_the_reference_in_blocks(kernel, problem):
+    check(kernel, problem)
+
+
+@pytest.mark.parametrize(("kernel", "problem"), [*GRID, *BLOCKS])
+def test_bits_do_not_depend_on_run_or_threads(kernel, problem, threads):
+    arrays = testing.inputs(kernel.op, problem)
+    results = []
+
+    def run():
+        results.append([output.tobytes() for output in testing.poisoned_run(kernel, problem, arrays)])
+
+    with threads.eager():
+        for count in (1, 2):
+            threads.set_num_threads(count)
+            run()
+            run()
+        with last_thread_first():
+            run()
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize(("kernel", "problem"), MIDDLE)
+def test_a_team_does_the_work(kernel, problem, threads, monkeypatch):
+    teams = []
+    real = threads.team
+
+    def spy(flops, pieces):
+        teams.append(real(flops, pieces))
+        return teams[-1]
+
+    monkeypatch.setattr(threads, "team", spy)
+    for count in (1, 2):
+        teams.clear()
+        threads.set_num_threads(count)
+        with threads.eager():
+            testing.poisoned_run(kernel, problem, testing.inputs(kernel.op, problem))
+        assert set(teams) == {count}
+
+
+# The operand that may hold NaN and inf. The other one, w or the weight gradient's gy, meets the zeros of the padding,
+# where 0·NaN is NaN for a kernel that multiplies and nothing for one that leaves them out.
+_DATA = {"conv2d_grad_input": ("gy",), "conv2d": ("x",), "conv2d_grad_weight": ("x",)}
+
+
+@pytest.mark.parametrize(("kernel", "problem"), GRID)
+def test_nan_and_inf_travel(kernel, problem):
+    names = OPS[kernel.op].inputs
+    generator = np.random.default_rng(zlib.crc32(kernel.name.encode()))
+    for name in _DATA.get(kernel.op, names):
+        which = names.index(name)
+        size = testing.inputs(kernel.op, problem)[which].size
+        places = (0, size - 1, int(generator.integers(size))) if size else ()
+        for place, value in zip(places, generator.permutation([np.nan, np.inf, -np.inf]), strict=False):
+            arrays = testing.inputs(kernel.op, problem)
+            arrays[which].flat[place] = value
+            outputs = testing.poisoned_run(kernel, problem, arrays)
+            assert testing.error(kernel.op, problem, arrays, outputs) <= kernel.limit, (name, place, value)
+        arrays = testing.inputs(kernel.op, problem)
+        arrays[which][...] = np.nan
+        outputs = testing.poisoned_run(kernel, problem, arrays)
+        assert testing.error(kernel.op, problem, arrays, outputs) <= kernel.limit, (name, "all NaN")
+
+
+def mutants(outputs, problem):
+    """Outputs with a mistake in them, by the name of the mistake."""
+    y = outputs[0]
+    place = np.unravel_index(np.argmax(np.abs(y)), y.shape)
+
+    def changed(edit):
+        wrong = y.copy()
+        edit(wrong)
+        return (wrong, *outputs[1:])
+
+    def off(wrong):
+        wrong[place] *= 1.001
+
+    def unwritten(wrong):
+        wrong[place] = np.nan
+
+    def missing(wrong):
+        wrong[place] = 0
+
+    yield "largest element off by 0.001", changed(off)
+    yield "largest element never written", changed(unwritten)
+    yield "largest element zero", changed(missing)
+    if not np.array_equal(np.roll(y, 1), y):
+        yield "everything one place further", (np.roll(y, 1), *outputs[1:])
+
+
+@pytest.mark.parametrize(("kernel", "problem"), over(list(testing.grid(small=True)), dtypes=("float32",)))
+def test_limits_are_not_loose(kernel, problem):
+    arrays = testing.inputs(kernel.op, problem)
+    outputs = testing.poisoned_run(kernel, problem, arrays)
+    for mistake, wrong in mutants(outputs, problem):
+        assert testing.error(kernel.op, problem, arrays, wrong) > kernel.limit, mistake
+
+
+def test_wrong_indices_are_an_error():
+    problem = testing.CASES["pool-2x2"].problem
+    op = "max_pool2d_with_indices"
+    arrays = testing.inputs(op, problem)
+    y, indices = testing.poisoned_run(kernels(op)[0], problem, arrays)
+    assert testing.error(op, problem, arrays, (y, indices)) == 0
+    indices.flat[-1] += 1
+    assert testing.error(op, problem, arrays, (y, indices)) == np.inf
+
+
+# Denormal numbers.
+
+
+def tiny(problem):
+    """A scale that makes standard normal numbers denormal."""
+    return np.asarray(np.finfo(problem.dtype).tiny / 100, problem.dtype)
+
+
+def timed(kernel, problem, contenders, outputs, scratch):
+    times = [[] for _ in contenders]
+    for _ in range(25):
+        for arrays, taken in zip(contenders, times, strict=True):
+            start = time.perf_counter()
+            kernel.run(problem, *arrays, *outputs, scratch)
+            taken.append(time.perf_counter() - start)
+    return times
+
+
+@pytest.mark.parametrize(("kernel", "problem"), MIDDLE)
+def test_denormals_are_no_slower(kernel, problem, threads):
+    threads.set_num_threads(1)
+    normal = testing.inputs(kernel.op, problem)
+    denormal = tuple(array * tiny(problem) for array in normal)
+    first = (denormal[0], *normal[1:])
+    outputs = testing.poisoned_run(kernel, problem, normal)
+    scratch = functional.aligned(kernel.scratch(problem), problem.dtype)
+    times = [[], [], []]
+    # On a shared machine medians need more samples before they can be told apart: up to 30 rounds of 25.
+    for _ in range(30):
+        for taken, more in zip(times, timed(kernel, problem, (normal, denormal, first), outputs, scratch), strict=True):
+            taken += more
+        ratios = [median(taken) / median(times[0]) for taken in times[1:]]
+        if max(ratios) <= 1.2:
+            break
+    assert max(ratios) <= 1.2
+
+
+@pytest.mark.parametrize(("kernel", "problem"), [p for p in MIDDLE if "pool" not in p.values[0].op])
+def test_denormals_are_flushed_in_kernels_and_only_there(kernel, problem, threads):
+    small = np.full(64, np.finfo(problem.dtype).tiny, problem.dtype)
+    arrays = testing.inputs(kernel.op, problem)
+    arrays = (arrays[0] * tiny(problem), *arrays[1:])
+    assert (arrays[0] != 0).mean() > 0.9
+    threads.set_num_threads(2)
+    with threads.eager():
+        outputs = testing.poisoned_run(kernel, problem, arrays)
+        with last_thread_first():
+            outputs += testing.poisoned_run(kernel, problem, arrays)
+    for output in outputs:
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            assert (output == 0).all()
+        else:
+            # Elsewhere they are not flushed, and small numbers may come out.
+            assert (np.abs(output) < np.finfo(problem.dtype).tiny * 100).all()
+    assert (small / 4 > 0).all(), "denormals are still flushed in the calling thread"
+
+
+# Through fastconv.functional.
+
+
+def arguments(op, problem):
+    """What a user passes to fastconv.functional beside the arrays to get `problem`."""
+    if isinstance(problem, LinearProblem):
+        return {}
+    given = {"stride": problem.stride, "padding": problem.padding}
+    if isinstance(problem, ConvProblem):
+        given |= {"dilation": problem.dilation, "groups": problem.groups}
+        sizes = {"conv2d_grad_input": "input_size", "conv2d_grad_weight": "weight_size"}
+        if op in sizes:
+            given[sizes[op]] = problem.input_shape if op == "conv2d_grad_input" else problem.weight_shape
+        return given
+    given["kernel_size"] = (problem.kh, problem.kw)
+    floored = PoolProblem.make(problem.input_shape, dilation=problem.dilation, **given)
+    given["ceil_mode"] = (floored.oh, floored.ow) != (problem.oh, problem.ow)
+    if op.startswith("max"):
+        return given | {"dilation": problem.dilation}
+    if op == "avg_pool2d_grad":
+        given["input_size"] = problem.input_shape
+    divisor = problem.divisor_override or None
+    return given | {"count_include_pad": problem.count_include_pad, "divisor_override": divisor}
+
+
+def call(op, problem, arrays, algorithm="auto"):
+    """The outputs of `op` by fastconv.functional."""
+    named = dict(zip(OPS[op].inputs, arrays, strict=True))
+    if "b" in named and not problem.bias:
+        named["b"] = None
+    result = getattr(functional, op)(**named, **arguments(op, problem), algorithm=algorithm)
+    return result if isinstance(result, tuple) else (result,)
+
+
+ORDINARY = {
+    ConvProblem: ConvProblem.make(
+        (2, 6, 9, 11), (4, 3, 3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, bias=True
+    ),
+    PoolProblem: PoolProblem.make((2, 3, 9, 11), (3, 2), stride=(2, 1), padding=(1, 0), ceil_mode=True),
+    LinearProblem: LinearProblem.make((6, 7), (5, 7), bias=True),
+}
+EVERY_OP = [(op, typed(ORDINARY[OPS[op].problem], dtype)) for op in OPS for dtype in DTYPES]
+
+
+def strided(array):
+    wide = np.zeros([2 * extent for extent in array.shape], array.dtype)
+    wide[tuple(slice(1, None, 2) for _ in array.shape)] = array
+    return wide[tuple(slice(1, None, 2) for _ in array.shape)]
+
+
+def transposed(array):
+    return np.ascontiguousarray(array.T).T
+
+
+def reversed_twice(array):
+    back = tuple(slice(None, None, -1) for _ in array.shape)
+    return np.ascontiguousarray(array[back])[back]
+
+
+def channels_last(array):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1) if array.ndim > 1 else array
+
+
+def read_only(array):
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+def read_only_strided(array):
+    view = strided(array)
+    view.flags.writeable = False
+    return view
+
+
+def unaligned(array):
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    view = memory[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    assert not view.flags.aligned
+    return view
+
+
+def memory_mapped(array, mode="r"):
+    """As a file of weights or images is opened: a read-only subclass of ndarray."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(array.tobytes())
+        file.flush()
+        return np.memmap(file.name, array.dtype, mode, shape=array.shape)
+
+
+def from_bytes(array):
+    """A read-only array whose memory belongs to a bytes object that nobody else keeps."""
+    return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+
+
+LAYOUTS = [
+    strided,
+    transposed,
+    reversed_twice,
+    channels_last,
+    read_only,
+    read_only_strided,
+    unaligned,
+    memory_mapped,
+    from_bytes,
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(("op", "problem"), EVERY_OP)
+def test_any_layout_gives_the_same(op, problem, layout):
+    arrays = testing.inputs(op, problem)
+    wanted = call(op, problem, arrays)
+    assert testing.error(op, problem, arrays, wanted) <= 2
+    for changed in range(len(arrays)):
+        mixed = tuple(layout(array) if k == changed else array for k, array in enumerate(arrays))
+        assert np.array_equal(mixed[changed], arrays[changed])
+        before = mixed[changed].copy()
+        found = call(op, problem, mixed)
+        assert [y.tobytes() for y in found] == [y.tobytes() for y in wanted]
+        assert np.array_equal(mixed[changed], before)
+        if layout in (read_only, read_only_strided, from_bytes):
+            assert not mixed[changed].flags.writeable
+
+
+@pytest.mark.parametrize(("op", "problem"), EVERY_OP)
+def test_broadcast_inputs(op, problem):
+    for changed, array in enumerate(testing.inputs(op, problem)):
+        arrays = list(testing.inputs(op, problem))
+        arrays[changed] = np.broadcast_to(array[:1, ..., :1] if array.ndim > 1 else array[:1], array.shape)
+        solid = tuple(np.ascontiguousarray(a) for a in arrays)
+        wanted = call(op, problem, solid)
+        assert [y.tobytes() for y in call(op, problem, tuple(arrays))] == [y.tobytes() for y in wanted]
+
+
+@pytest.mark.parametrize(("op", "problem"), EVERY_OP)
+def test_outputs_are_the_callers_own(op, problem):
+    arrays = testing.inputs(op, problem)
+    first = call(op, problem, arrays)
+    kept = [y.copy() for y in first]
+    call(op, problem, testing.inputs(op, problem, seed=1))
+    for y, copy in zip(first, kept, strict=True):
+        assert y.flags.c_contiguous
+        assert y.flags.writeable
+        assert np.array_equal(y, copy)
+        assert not any(np.shares_memory(y, array) for array in arrays)
+
+
+def empty(problem):
+    """`problem` without images."""
+    if isinstance(problem, LinearProblem):
+        return dataclasses.replace(problem, m=0)
+    return dataclasses.replace(problem, n=0)
+
+
+@pytest.mark.parametrize(("op", "problem"), EVERY_OP)
+def test_zero_batch(op, problem):
+    none = empty(problem)
+    shapes = functional.output_shapes(op, none)
+    for algorithm in ("auto", *(kernel.algorithm for kernel in kernels(op) if kernel.unsupported(none) is None)):
+        outputs = call(op, none, testing.inputs(op, none), algorithm)
+        assert [(y.shape, str(y.dtype)) for y in outputs] == shapes
+        if op.endswith("grad_weight"):
+            assert outputs[0].size
+            assert (outputs[0] == 0).all()
+        else:
+            assert outputs[0].size == 0
+
+
+GROUPED = ConvProblem.make((1, 2, 7, 9), (2, 1, 3, 3), padding=1, groups=2)
+
+
+@pytest.mark.parametrize("algorithm", [k.algorithm for k in kernels("conv2d") if k.unsupported(GROUPED) is None])
+def test_a_nan_reaches_its_windows_only(algorithm):
+    x, w, _ = testing.inputs("conv2d", GROUPED)
+    x[0, 1, 3, 4] = np.nan
+    y = functional.conv2d(x, w, padding=1, groups=2, algorithm=algorithm)
+    reached = np.zeros(y.shape, bool)
+    reached[0, 1, 2:5, 3:6] = True
+    assert np.array_equal(np.isnan(y), reached)
+
+
+# Gradients against differences of the forward operation, in float64.
+
+GRADIENTS = [
+    pytest.param(kernel, typed(case.problem, "float64"), id=f"{kernel.name}-{case.name}")
+    for kernel, case in testing.grid(small=True)
+    if "_grad" in kernel.op
+]
+
+
+@pytest.mark.parametrize(("kernel", "problem"), GRADIENTS)
+def test_gradients_are_differences(kernel, problem):
+    """⟨gradient, d⟩ = (f(a + d) − f(a − d)) / 2 along a random d, f = Σ gy · forward: exact, as f is linear here."""
+    forward, _, with_respect_to = kernel.op.partition("_grad")
+    generator = np.random.default_rng(5)
+    arrays = dict(zip(OPS[forward].inputs, testing.inputs(forward, problem), strict=True))
+    if forward == "max_pool2d":
+        # Whole numbers, all different: a step of less than a half changes no maximum.
+        arrays["x"] = generator.permutation(arrays["x"].size).reshape(arrays["x"].shape).astype(np.float64)
+    gy = generator.standard_normal(problem.output_shape)
+    given = {**arrays, "gy": gy}
+    (gradient,) = call(kernel.op, problem, [given[name] for name in OPS[kernel.op].inputs], kernel.algorithm)
+    moved = "w" if with_respect_to == "_weight" else "x"
+    direction = generator.uniform(-0.25, 0.25, arrays[moved].shape)
+    assert gradient.shape == direction.shape
+
+    def total(step):
+        there = {**arrays, moved: arrays[moved] + step * direction}
+        (y,) = call(forward, problem, tuple(there.values()))
+        return y
+
+    difference = float(np.sum(gy * (total(1) - total(-1)))) / 2
+    size = float(np.sum(np.abs(gy) * np.abs(total(1)))) + float(np.sum(np.abs(gradient * direction)))
+    assert abs(difference - float(np.sum(gradient * direction))) <= 1e-13 * size
