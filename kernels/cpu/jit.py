@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 
 import numba
@@ -101,7 +102,8 @@ class _Cache(FunctionCache):
 
 
 def _cached(dispatcher):
-    if cache.folder() is not None:
+    # A function typed at a prompt has no source file to know it by.
+    if cache.folder() is not None and os.path.isfile(dispatcher.py_func.__code__.co_filename):
         dispatcher._cache = _Cache(dispatcher.py_func)
     return dispatcher
 
