@@ -1,6 +1,6 @@
 """Write README's results: measure now, on this machine, and replace the block between the two marks.
 
-    make readme
+make readme
 """
 
 from __future__ import annotations
