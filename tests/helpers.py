@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
@@ -48,7 +47,7 @@ def last_thread_first():
     from fastconv.kernels.cpu import team
 
     def hand_over(worker, size, *arguments):
-        counter = np.zeros(1, np.int64)
+        counter = team.new_counter(size)
         for thread in reversed(range(size)):
             worker(counter, thread, *arguments)
 
@@ -84,11 +83,11 @@ class Host:
 
         machine = platform.machine()
         if machine.lower() not in ("x86_64", "amd64"):
-            pytest.skip(f"{self.isa} code needs an x86-64 machine, this is {machine}")
+            pytest.fail(f"{self.isa} code needs an x86-64 machine, this is {machine}")
         here = get_host_cpu_features()
         missing = [name for name in self.needs if not here.get(name)]
         if missing:
-            pytest.skip(f"{self.isa} code cannot run here: this machine has no {', '.join(missing)}")
+            pytest.fail(f"{self.isa} code cannot run here: this machine has no {', '.join(missing)}")
         return {"NUMBA_CPU_NAME": self.cpu, "NUMBA_CPU_FEATURES": self.features}
 
 

@@ -226,17 +226,6 @@ def test_denormals_are_flushed_inside_and_the_state_restored():
     assert _plain_product(x) != 0
 
 
-@njit
-def _take(counter):
-    return simd.take(counter)
-
-
-def test_take_counts():
-    counter = np.zeros(1, np.int64)
-    assert [_take(counter) for _ in range(3)] == [0, 1, 2]
-    assert counter[0] == 3
-
-
 def test_function_typed_at_a_prompt_compiles_uncached():
     typed = {"njit": njit}
     exec(compile("@njit\ndef twice(x): return 2 * x\n", "<stdin>", "exec"), typed)

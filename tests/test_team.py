@@ -10,16 +10,15 @@ import pytest
 
 from fastconv import threads
 from fastconv.kernels.cpu.jit import njit
-from fastconv.kernels.cpu.simd import take
-from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.team import new_counter, parallel, take
 
 
 @njit
 def _count(counter, thread, pieces, done, by, work):
     """Mark every piece done, and by whom; each takes `work` additions."""
     while True:
-        piece = take(counter)
-        if piece >= pieces:
+        piece = take(counter, thread, pieces)
+        if piece < 0:
             break
         total = 0.0
         for k in range(work):
@@ -93,3 +92,19 @@ def test_a_process_with_helpers_ends_cleanly():
     for _ in range(5):
         done = subprocess.run([sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@njit
+def _take(counter, thread, pieces):
+    return take(counter, thread, pieces)
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2, 7, 8])
+def test_a_thread_takes_its_share_then_what_is_left(pieces):
+    counter = new_counter(3)
+    shares = [range(pieces * t // 3, pieces * (t + 1) // 3) for t in range(3)]
+    first = [_take(counter, 1, pieces) for _ in shares[1]]
+    assert first == list(shares[1])
+    rest = [_take(counter, 1, pieces) for _ in range(pieces - len(first))]
+    assert rest == [*shares[2], *shares[0]]
+    assert [_take(counter, t, pieces) for t in (0, 1, 2)] == [-1, -1, -1]

@@ -179,15 +179,14 @@ TEAM = """
 import time
 import numpy as np
 from numba import njit
-from fastconv.kernels.cpu.simd import take
-from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.team import parallel, take
 
 @njit(nogil=True)
 def work(counter, thread, done, by, spin, tiny, halves):
     # Each piece takes `spin` steps, notes how often it was done and by whom, and computes with a denormal result.
     while True:
-        piece = take(counter)
-        if piece >= done.size:
+        piece = take(counter, thread, done.size)
+        if piece < 0:
             break
         x = 1.0 + piece
         for _ in range(spin):

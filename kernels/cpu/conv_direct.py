@@ -22,8 +22,8 @@ from fastconv.kernels.cpu.conv_taps import scatter
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import flush_denormals, lanes, load_first, restore_denormals, store_first, take
-from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.simd import flush_denormals, lanes, load_first, restore_denormals, store_first
+from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import (
     add_rows,
     listed,
@@ -88,8 +88,8 @@ def _copy(counter, thread, x, shape, image0, images, in_h, in_w, copies):
     width = lanes(x)
     zero = x.dtype.type(0)
     while True:
-        piece = take(counter)
-        if piece >= images * channels:
+        piece = take(counter, thread, images * channels)
+        if piece < 0:
             break
         image, channel = piece // channels, piece % channels
         plane = ((image0 + image) * channels + channel) * in_h * in_w
@@ -160,8 +160,8 @@ def _convolve(
     buffer_stride = run * width
     buffer = thread * (TILE_ROWS * buffer_stride + 64)
     while True:
-        piece = take(counter)
-        if piece >= several * groups * panels * runs:
+        piece = take(counter, thread, several * groups * panels * runs)
+        if piece < 0:
             break
         image, rest = piece // (groups * panels * runs), piece % (groups * panels * runs)
         group, panel, first = rest // (panels * runs), rest // runs % panels, rest % runs * run
@@ -297,8 +297,8 @@ def _grad_weight(counter, thread, copies, gy, gw, sizes, shape, image0, several,
     row_blocks = (rows + LANE_ROWS - 1) // LANE_ROWS
     q_blocks = (depth + LANE_VECS - 1) // LANE_VECS
     while True:
-        piece = take(counter)
-        if piece >= groups * row_blocks * q_blocks:
+        piece = take(counter, thread, groups * row_blocks * q_blocks)
+        if piece < 0:
             break
         group, rest = piece // (row_blocks * q_blocks), piece % (row_blocks * q_blocks)
         # Neighbouring pieces share their rows of gy.

@@ -20,8 +20,8 @@ from fastconv.kernels.cpu.conv_taps import scatter
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors, make_tile_product
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import even_lanes, flush_denormals, lanes, load_range, restore_denormals, store, take
-from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.simd import even_lanes, flush_denormals, lanes, load_range, restore_denormals, store
+from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import add_rows, outer_lanes, shares, spaced, store_tile, sum_tile_into, zeros
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
@@ -112,8 +112,8 @@ def _convolve(counter, thread, x, weights, bias, y, sizes, dy, dx, row_parts, wo
     columns = thread * (_PANELS * _DEPTH * size + TILE_ROWS * size + 64)
     buffer = columns + _PANELS * _DEPTH * size + 32
     while True:
-        piece = take(counter)
-        if piece >= images * groups * blocks * row_parts:
+        piece = take(counter, thread, images * groups * blocks * row_parts)
+        if piece < 0:
             break
         part, rest = piece % row_parts, piece // row_parts
         image, group, first = rest // blocks // groups, rest // blocks % groups, rest % blocks * block
@@ -254,8 +254,8 @@ def _grad_weight(counter, thread, x, gy, partial, sizes, dy, dx, splits, work):
     columns = thread * (_QS * (_PIXELS + width) + 64)
     tile = zeros(x, LANE_ROWS, LANE_VECS)
     while True:
-        piece = take(counter)
-        if piece >= splits * groups * blocks:
+        piece = take(counter, thread, splits * groups * blocks)
+        if piece < 0:
             break
         split, group, q0 = piece // blocks // groups, piece // blocks % groups, piece % blocks * _QS
         qs = min(_QS, depth - q0)

@@ -15,8 +15,7 @@ import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import take
-from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.team import parallel, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +126,8 @@ def transpose_weights(counter, thread, w, taps, groups, rows, sources, kernel, o
     Rows are input channels and sources output channels of a group: w is [group][source][row][kh·kw].
     """
     while True:
-        piece = take(counter)
-        if piece >= groups * rows:
+        piece = take(counter, thread, groups * rows)
+        if piece < 0:
             break
         group, row = piece // rows, piece % rows
         at = piece * sources * taps.size

@@ -14,8 +14,8 @@ import numpy as np
 from fastconv import threads
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import flush_denormals, lanes, load, load_first, restore_denormals, store, take
-from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.simd import flush_denormals, lanes, load, load_first, restore_denormals, store
+from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import (
     add_columns,
     interleave,
@@ -132,8 +132,8 @@ def _product(counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns,
     pieces = row_parts * ((columns + size - 1) // size)
     depth_parts = (depth + _DEPTH - 1) // _DEPTH
     while True:
-        piece = take(counter)
-        if piece >= pieces:
+        piece = take(counter, thread, pieces)
+        if piece < 0:
             break
         j, part = piece // row_parts * size, piece % row_parts
         left = columns - j

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS
 from fastconv.kernels.cpu.jit import njit
-from fastconv.kernels.cpu.simd import lanes, load, store, take
+from fastconv.kernels.cpu.simd import lanes, load, store
+from fastconv.kernels.cpu.team import take
 from fastconv.kernels.cpu.tiles import outer, row_offsets, shares, spaced, store_tile, zeros
 
 
@@ -20,7 +21,7 @@ def fma_loop(counter, thread, x, y, pieces, steps):
     """
     width = lanes(x)
     row = TILE_VECS * width
-    while take(counter) < pieces:
+    while take(counter, thread, pieces) >= 0:
         tile = zeros(x, TILE_ROWS, TILE_VECS)
         rows = row_offsets(tile, TILE_ROWS, 1)
         for k in range(steps):
@@ -33,8 +34,8 @@ def fma_loop(counter, thread, x, y, pieces, steps):
 def copy(counter, thread, x, y, pieces, part, times):
     """y = x in `pieces` parts of `part` elements, a multiple of 16, each `times` times over."""
     while True:
-        piece = take(counter)
-        if piece >= pieces:
+        piece = take(counter, thread, pieces)
+        if piece < 0:
             break
         for _ in range(times):
             for i in range(piece * part, (piece + 1) * part, lanes(x)):

@@ -30,11 +30,10 @@ from fastconv.kernels.cpu.simd import (
     splat,
     store,
     store_first,
-    take,
     zip_high,
     zip_low,
 )
-from fastconv.kernels.cpu.team import parallel
+from fastconv.kernels.cpu.team import parallel, take
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
@@ -98,8 +97,8 @@ def _make_pool(combine, empty, averaging):
         for j in range(2 * length):
             lines[line + j] = empty
         while True:
-            plane = take(counter)
-            if plane >= planes:
+            plane = take(counter, thread, planes)
+            if plane < 0:
                 break
             for i in range(oh):
                 first, count = _window(i, height, kh, sh, top, dh)
@@ -215,8 +214,8 @@ def _maximum_indices(counter, thread, x, y, indices, sizes, offsets, lines):
     numbered = sw <= 2 and kh * kw <= _MOST_NUMBERS
     found, best = line + length, line + 2 * length
     while True:
-        plane = take(counter)
-        if plane >= planes:
+        plane = take(counter, thread, planes)
+        if plane < 0:
             break
         start = plane * height * width
         for i in range(oh):
@@ -244,8 +243,8 @@ def _maximum_gradient(counter, thread, x, gy, gx, sizes, offsets, lines):
     numbered = sw <= 2 and kh * kw <= _MOST_NUMBERS
     found, best = line + length, line + 2 * length
     while True:
-        plane = take(counter)
-        if plane >= planes:
+        plane = take(counter, thread, planes)
+        if plane < 0:
             break
         start = plane * height * width
         for k in range(height * width):
@@ -275,8 +274,8 @@ def _average_gradient(counter, thread, gy, gx, sizes, row_scale, column_scale, l
     width = lanes(gy)
     line = thread * length
     while True:
-        plane = take(counter)
-        if plane >= planes:
+        plane = take(counter, thread, planes)
+        if plane < 0:
             break
         start = plane * height * width_in
         for k in range(height * width_in):

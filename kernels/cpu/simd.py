@@ -177,7 +177,7 @@ def sum_lanes(typingctx, v):
     return v.dtype(v), lambda context, b, sig, args: emit.sum_lanes(b, args[0])
 
 
-# The floating-point environment, and sharing work.
+# The floating-point environment.
 
 
 @intrinsic
@@ -211,14 +211,3 @@ def restore_denormals(typingctx, state):
         return context.get_dummy_value()
 
     return types.void(types.uint32), codegen
-
-
-@intrinsic
-def take(typingctx, counter):
-    """counter[0]++, atomically; returns the value before: the next piece of work for whichever thread asks."""
-
-    def codegen(context, b, sig, args):
-        pointer = emit.pointer(context, b, sig.args[0], args[0], I64(0))
-        return b.atomic_rmw("add", pointer, I64(1), "monotonic")
-
-    return types.int64(counter), codegen

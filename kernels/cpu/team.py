@@ -2,11 +2,14 @@
 
     parallel(worker, team, *args)
 
-runs a *worker*, an @njit function (counter, thread, *args) that takes one piece of work after another from the shared
-counter until none is left. The calling thread is number 0 and works at once. Helpers, plain Python threads that wait
-inside compiled code without the GIL, join when they see the job. The caller never waits for a helper that has not
-begun: on a machine whose other cores are busy it simply does all pieces itself. When it finds no piece left it closes
-the job and waits for the helpers still in it.
+runs a *worker*, an @njit function (counter, thread, *args) that takes one piece of work after another until `take`
+finds none. Each thread first takes what lies in its own share, so that it meets again what it has in its caches from
+the call before, and then what is left of the others'.
+
+The calling thread is number 0 and works at once. Helpers, plain Python threads that wait inside compiled code without
+the GIL, join when they see the job. The caller never waits for a helper that has not begun: on a machine whose other
+cores are busy it simply does all pieces itself. When it finds no piece left it closes the job and waits for the
+helpers still in it.
 
 A helper that sees no job for a while parks in Python until the next call wakes it. After a helper was woken for
 nothing, or made the caller wait long, callers do without for a while: on a machine with other things to do, fewer
@@ -30,7 +33,7 @@ from numba.extending import intrinsic
 
 from fastconv import threads
 from fastconv.kernels.cpu.host import ARM64, X86
-from fastconv.kernels.cpu.jit import njit
+from fastconv.kernels.cpu.jit import inner, njit
 
 # The mailbox is one int64 array; what different threads write stands on different cache lines (8 elements).
 # EPOCH counts jobs; OPEN is the epoch of the job that may be joined, or 0; ACTIVE counts helpers looking at or in it.
@@ -139,17 +142,37 @@ def serve(mailbox, me, seen, patience):
     return seen
 
 
+def _uncounted(context, b, ty, value):
+    """An array as the worker gets it: without the object that counts references to it.
+
+    The caller holds every array until the job is done. Counting them in inner loops is an atomic step each, on a cache
+    line that all threads would fight for.
+    """
+    if not isinstance(ty, types.Array):
+        return value
+    array = context.make_array(ty)(context, b, value)
+    array.meminfo = ir.Constant(array.meminfo.type, None)
+    array.parent = ir.Constant(array.parent.type, None)
+    return array._getvalue()
+
+
 @intrinsic
-def _post(typingctx, mailbox, address, counter, args):
-    """Put the job "worker at `address`, with (counter, thread, *args)" into the mailbox; lives in this stack frame."""
+def _job(typingctx, address, counter, args):
+    """The job "worker at `address`, with (counter, thread, *args)": addresses of its entry and of what the entry needs.
+
+    That lives in the caller's stack frame.
+    """
     argument_types = (counter, types.intp, *args.types)
 
     def codegen(context, b, sig, values):
-        box, target, first, rest = values
+        target, first, rest = values
+        first = _uncounted(context, b, counter, first)
+        for k, ty in enumerate(args.types):
+            rest = b.insert_value(rest, _uncounted(context, b, ty, b.extract_value(rest, k)), k)
         held = cgutils.alloca_once(b, ir.LiteralStructType([_I64, first.type, rest.type]))
         for field, value in enumerate((target, first, rest)):
             b.store(value, cgutils.gep_inbounds(b, held, 0, field))
-        # The entry that helpers call: it unpacks what was put into this frame.
+        # The entry, a function of its own, unpacks what was put into this frame.
         name = b.module.get_unique_name("fastconv_job")
         entry = ir.Function(b.module, ir.FunctionType(ir.VoidType(), [_I8P, _I64]), name)
         entry.linkage = "internal"
@@ -163,11 +186,16 @@ def _post(typingctx, mailbox, address, counter, args):
             inside, pointer, types.none, argument_types, [fields[1], entry.args[1], *unpacked]
         )
         inside.ret_void()
-        for index, value in ((ENTRY, entry), (ARGUMENTS, held)):
-            b.store(b.ptrtoint(value, _I64), _slot(context, b, sig.args[0], box, _I64(index)))
-        return context.get_dummy_value()
+        return context.make_tuple(b, sig.return_type, [b.ptrtoint(value, _I64) for value in (entry, held)])
 
-    return types.void(mailbox, types.int64, counter, args), codegen
+    return types.UniTuple(types.int64, 2)(types.int64, counter, args), codegen
+
+
+@njit
+def _alone(address, counter, args):
+    """Do all of a job on this thread."""
+    entry, arguments = _job(address, counter, args)
+    _enter(entry, arguments, 0)
 
 
 @njit
@@ -176,18 +204,54 @@ def _lead(mailbox, team, address, counter, args):
 
     Returns how many pauses it waited.
     """
-    _post(mailbox, address, counter, args)
-    mailbox[SIZE] = team
+    entry, arguments = _job(address, counter, args)
+    mailbox[ENTRY], mailbox[ARGUMENTS], mailbox[SIZE] = entry, arguments, team
     epoch = mailbox[EPOCH] + 1
     _write(mailbox, OPEN, epoch)
     _write(mailbox, EPOCH, epoch)
-    _enter(mailbox[ENTRY], mailbox[ARGUMENTS], 0)
+    _enter(entry, arguments, 0)
     _write(mailbox, OPEN, 0)
     waited = 0
     while _read(mailbox, ACTIVE) != 0:
         _pause()
         waited += 1
     return waited
+
+
+@intrinsic
+def _next(typingctx, counter, index):
+    """counter[index]++, atomically; returns the value before."""
+
+    def codegen(context, b, sig, args):
+        return b.atomic_rmw("add", _slot(context, b, sig.args[0], *args), _I64(1), "monotonic")
+
+    return types.int64(counter, types.intp), codegen
+
+
+def new_counter(team):
+    """What `take` counts in: the team's size, then a cache line for each thread with what is taken of its share."""
+    counter = np.zeros(8 * (team + 1), np.int64)
+    counter[0] = team
+    return counter
+
+
+@inner
+def take(counter, thread, pieces):
+    """The next of `pieces` pieces for `thread`: of its own share while there are any, then of others' shares; or −1."""
+    team = counter[0]
+    for k in range(team):
+        part = thread + k
+        if part >= team:
+            part -= team
+        start = pieces * part // team
+        count = pieces * (part + 1) // team - start
+        line = 8 * (part + 1)
+        # A look costs less than an atomic step on a line that others are writing to.
+        if counter[line] < count:
+            taken = _next(counter, line)
+            if taken < count:
+                return start + taken
+    return -1
 
 
 class Team:
@@ -304,16 +368,15 @@ def _address(worker, counter, args):
 
 
 def parallel(worker, team, *args):
-    """Run worker(counter, thread, *args) on up to `team` threads; the counter starts at 0 and is shared.
-
-    Never on more than `threads.available()`.
-    """
-    counter = np.zeros(1, np.int64)
+    """Run worker(counter, thread, *args) on up to `team` threads, never on more than `threads.available()`."""
+    team = min(team, _team.most)
+    counter = new_counter(team)
+    address = _address(worker, counter, args)
     if team > 1 and not threads.rests(_team.alone_until) and _team.lock.acquire(blocking=False):
         mine = _team
         try:
-            mine.run(min(team, mine.most), _address(worker, counter, args), counter, args)
+            mine.run(team, address, counter, args)
         finally:
             mine.lock.release()
     else:
-        worker(counter, 0, *args)
+        _alone(address, counter, args)
