@@ -131,6 +131,7 @@ def _product(counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns,
     row_panels = (rows + TILE_ROWS - 1) // TILE_ROWS
     pieces = row_parts * ((columns + size - 1) // size)
     depth_parts = (depth + _DEPTH - 1) // _DEPTH
+    held = -1
     while True:
         piece = take(counter, thread, pieces)
         if piece < 0:
@@ -140,7 +141,9 @@ def _product(counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns,
         for d in range(depth_parts):
             k, end = depth * d // depth_parts, depth * (d + 1) // depth_parts
             steps = end - k
-            _pack_columns(b, j * b_column + k * b_k, b_column, b_k, left, steps, panels, panel)
+            if depth_parts > 1 or j != held:
+                _pack_columns(b, j * b_column + k * b_k, b_column, b_k, left, steps, panels, panel)
+                held = j
             bias_at = j if bias.size and d == 0 else -1
             for number in range(row_panels * part // row_parts, row_panels * (part + 1) // row_parts):
                 r = number * TILE_ROWS
@@ -167,8 +170,9 @@ def product(a, a_strides, b, b_strides, c, depth, bias, workspace):
     column_panels = -(-columns // (TILE_VECS * VECTOR_BYTES // c.itemsize))
     most = max(1, rows // _FEWEST_ROWS)
     team = threads.team(2.0 * rows * columns * depth, column_panels * most)
-    # Enough pieces for threads to end together: eight each.
-    row_parts = 1 if team == 1 else min(most, -(-8 * team // column_panels))
+    # Enough pieces for threads to end together. A panel that stays packed from piece to piece allows for more of them.
+    wanted = 32 * team if depth <= _DEPTH else 8 * team
+    row_parts = 1 if team == 1 else min(most, -(-wanted // column_panels))
     flat = c.reshape(-1)
     parallel(_product, team, a, *a_strides, b, *b_strides, flat, rows, columns, depth, bias, row_parts, workspace)
 
