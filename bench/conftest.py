@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch_peer
 
-from fastconv import functional, machine, testing
+from fastconv import functional, machine, testing, threads
 from fastconv.measure import scratch_bytes
 from fastconv.problem import Problem
 from fastconv.registry import kernels
@@ -128,6 +128,13 @@ class Remembered:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = self._expected(op, problem, arrays)
         return self._kept[key]
+
+
+@pytest.fixture(autouse=True)
+def all_threads() -> Iterator[None]:
+    """Every row is of as many threads as it says."""
+    with threads.measuring():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
-from fastconv import functional, machine, testing
+from fastconv import functional, machine, testing, threads
 from fastconv.problem import Problem, itemsize
 from fastconv.registry import Kernel, choose, kernels
 
@@ -71,9 +71,10 @@ def compare(
     while busy:
         for k in busy:
             kernel, outputs, scratch = calls[k]
-            start = time.perf_counter()
-            kernel.run(problem, *arrays, *outputs, scratch)
-            times[k].append(time.perf_counter() - start)
+            with threads.measuring():
+                start = time.perf_counter()
+                kernel.run(problem, *arrays, *outputs, scratch)
+                times[k].append(time.perf_counter() - start)
             spent[k] += times[k][-1]
         busy = [k for k in busy if len(times[k]) < _FEWEST or (spent[k] < seconds and len(times[k]) < _MOST)]
     peaks.append(machine.fma_rate(problem.dtype, seconds=0.0))

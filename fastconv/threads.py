@@ -11,6 +11,7 @@ from fastconv.problem import integer
 LAYER = "fastconv's own team"
 
 _limit: int | None = None
+_may_rest = True
 
 # Below this many flops a second thread costs more than it saves.
 _ALONE_BELOW = 200_000
@@ -51,9 +52,20 @@ def eager() -> Iterator[None]:
         _ALONE_BELOW = former
 
 
+@contextmanager
+def measuring() -> Iterator[None]:
+    """Within it helpers never rest: a figure said to be of n threads must be of n, however busy the machine."""
+    global _may_rest
+    former, _may_rest = _may_rest, False
+    try:
+        yield
+    finally:
+        _may_rest = former
+
+
 def rests(until: float) -> bool:
-    """Whether helpers that were to rest until then (time.perf_counter) still do; never within `eager`."""
-    return _ALONE_BELOW > 0 and time.perf_counter() < until
+    """Whether helpers that were to rest until then (time.perf_counter) still do; never in `eager` or `measuring`."""
+    return _may_rest and _ALONE_BELOW > 0 and time.perf_counter() < until
 
 
 def team(flops: float, pieces: int) -> int:

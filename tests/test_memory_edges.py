@@ -3,7 +3,6 @@
 SIMD intrinsics bypass Numba's bounds check, so an overrun shows here or nowhere. Inputs are on read-only pages.
 """
 
-import os
 import signal
 
 import pytest
@@ -11,9 +10,6 @@ from helpers import DTYPES, HERE, HOSTS, child
 from test_kernels import GRID
 
 CHILD = HERE / "child_memory_edges.py"
-
-if os.name != "posix":
-    pytest.skip("memory is fenced with mprotect, which needs a POSIX system", allow_module_level=True)
 
 
 def environment(host):

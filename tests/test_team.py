@@ -108,3 +108,11 @@ def test_a_thread_takes_its_share_then_what_is_left(pieces):
     rest = [_take(counter, 1, pieces) for _ in range(pieces - len(first))]
     assert rest == [*shares[2], *shares[0]]
     assert [_take(counter, t, pieces) for t in (0, 1, 2)] == [-1, -1, -1]
+
+
+def test_helpers_do_not_rest_while_something_is_measured():
+    later = time.perf_counter() + 1000
+    assert threads.rests(later)
+    with threads.measuring():
+        assert not threads.rests(later)
+    assert threads.rests(later)
