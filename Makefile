@@ -1,8 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .bench
+PEER_ENVIRONMENTS := $(patsubst bench/peers/requirements/%.txt,$(PEERS)/%/.made,$(wildcard bench/peers/requirements/*.txt))
 
-.PHONY: demo test lint bench readme clean
+.PHONY: demo test lint bench bench-env bench-conv readme clean
 
 # Each extra leaves a mark, so that a second `make` installs nothing.
 $(VENV)/.%: pyproject.toml
@@ -25,8 +27,20 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m pytest --benchmark
 
+# The other runtimes need versions of one library that cannot live together: each has an environment of its own.
+$(PEERS)/%/.made: bench/peers/requirements/%.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+bench-env: $(PEER_ENVIRONMENTS)
+
+# make bench-conv BENCH="--cases vgg3 --quick"
+bench-conv: bench-env $(VENV)/.bench
+	$(BIN)/python -m bench.peers --out out/peers.json $(BENCH)
+
 readme: $(VENV)/.bench
 	$(BIN)/python tools/readme.py
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist out *.egg-info

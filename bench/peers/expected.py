@@ -1,0 +1,103 @@
+"""Outputs of work in float64, by fastconv.reference, and how far a runtime's are from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bench.peers.work import LEARNING_RATE, Arrays
+from fastconv import reference, testing
+from fastconv.problem import ConvProblem, Problem
+from fastconv.registry import kernels
+
+Array = np.ndarray
+
+
+def _window(layer: dict[str, Any]) -> tuple[Any, ...]:
+    """(kernel, stride, padding on four sides) as the reference takes them."""
+    (top, left) = layer["padding"]
+    return tuple(layer["kernel"]), tuple(layer["stride"]), (top, top, left, left)
+
+
+def _forward(layer: dict[str, Any], x: Array, w: Array | None, b: Array | None) -> Array:
+    match layer["op"]:
+        case "conv":
+            return reference.conv2d(x, w, b, *_window(layer)[1:], (1, 1), layer["groups"])
+        case "maxpool":
+            return reference.max_pool2d(x, *_window(layer))[0]
+        case "avgpool":
+            return reference.avg_pool2d(x, *_window(layer))
+        case "linear":
+            return reference.linear(x, w, b)
+        case "relu":
+            return np.maximum(x, 0)
+        case "tanh":
+            return np.tanh(x)
+        case "flatten":
+            return x.reshape(len(x), -1)
+    raise ValueError(f"op={layer['op']!r} is not known here")
+
+
+def _backward(layer: dict[str, Any], x: Array, w: Array | None, gy: Array) -> tuple[Array, list[Array]]:
+    """(gradient of x, gradients of weight and bias)."""
+    match layer["op"]:
+        case "conv":
+            rest = (*_window(layer)[1:], (1, 1), layer["groups"])
+            gw = reference.conv2d_grad_weight(x, w.shape, gy, *rest)
+            gb = [reference.conv2d_grad_bias(gy)] if layer["bias"] else []
+            return reference.conv2d_grad_input(x.shape, w, gy, *rest), [gw, *gb]
+        case "maxpool":
+            return reference.max_pool2d_grad(x, gy, *_window(layer)), []
+        case "linear":
+            return reference.linear_grad_input(w, gy), [reference.linear_grad_weight(x, gy), gy.sum(axis=0)]
+        case "tanh":
+            return gy * (1 - np.tanh(x) ** 2), []
+        case "flatten":
+            return gy.reshape(x.shape), []
+    raise ValueError(f"op={layer['op']!r} has no gradient here")
+
+
+def outputs(work: dict[str, Any], arrays: Arrays) -> list[Array]:
+    """forward: [y]. gradients: [y, gx, and those of the parameters]. step: gradients of the parameters, then them."""
+    keep = work["kind"] != "forward"
+    weights = [(arrays.get(f"{k}.weight"), arrays.get(f"{k}.bias")) for k in range(len(work["layers"]))]
+    x, inputs = arrays["x"], []
+    for layer, (w, b) in zip(work["layers"], weights, strict=True):
+        # Batch 8 of a network in float64 is large: only a backward pass needs what lies between layers.
+        inputs += [x] if keep else []
+        x = _forward(layer, x, w, b)
+    if not keep:
+        return [x]
+    if work["kind"] == "gradients":
+        g = arrays["gy"]
+    else:
+        g = reference.softmax(x, 1)
+        g[np.arange(len(g)), arrays["target"]] -= 1
+        g /= len(g)
+    found: list[Array] = []
+    for layer, given, (w, _) in reversed(list(zip(work["layers"], inputs, weights, strict=True))):
+        g, own = _backward(layer, given, w, g)
+        found = own + found
+    if work["kind"] == "gradients":
+        return [x, g, *found]
+    parameters = [array for pair in weights for array in pair if array is not None]
+    return [*found, *(p - LEARNING_RATE * gp for p, gp in zip(parameters, found, strict=True))]
+
+
+def error(got: list[Array], wanted: list[Array]) -> float:
+    """The largest max|y − ref| / max|ref| of all outputs; infinite for a wrong shape or NaN."""
+    if [a.shape for a in got] != [a.shape for a in wanted]:
+        return float("inf")
+    errors = [np.abs(y - ref).max() / np.abs(ref).max() for y, ref in zip(got, wanted, strict=True)]
+    return float(np.max(errors)) if np.isfinite(errors).all() else float("inf")
+
+
+def kernel_error(problem: Problem, kernel: str, arrays: Arrays, y: Array) -> tuple[float, float]:
+    """(error, limit) of the kernel's output for a single layer, in the units of fastconv.testing.error."""
+    op = kernel.split("/")[0]
+    limit = next(known.limit for known in kernels(op) if known.name == kernel)
+    given: tuple[Array, ...] = (arrays["x"],)
+    if isinstance(problem, ConvProblem):
+        given = (arrays["x"], arrays["0.weight"], arrays.get("0.bias", np.empty(0, np.float32)))
+    return testing.error(op, problem, given, (y,)), limit

@@ -1,0 +1,65 @@
+"""PyTorch, eager, NCHW; torch_channels_last is the same with everything in its other layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.peers.work import LEARNING_RATE, Arrays, Prepared, modules
+
+
+def threads(count: int) -> int:
+    torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def version() -> str:
+    return f"torch {torch.__version__}"
+
+
+def build(
+    work: dict[str, Any], arrays: Arrays, folder: str, layout: torch.memory_format = torch.contiguous_format
+) -> Prepared:
+    # For all calls that follow: entering a context in each of them would be part of its time.
+    torch.set_grad_enabled(work["kind"] != "forward")
+    layers = modules(nn, work["layers"])
+    net = nn.Sequential(*layers)
+    net.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items() if "." in name})
+    net = (layers[0] if len(layers) == 1 else net).to(memory_format=layout)
+    # A user of channels_last has the input so already.
+    x = torch.from_numpy(arrays["x"]).contiguous(memory_format=layout)
+    if work["kind"] == "forward":
+        net.eval()
+        return Prepared(lambda: net(x), lambda y: [y.contiguous().numpy()])
+
+    parameters = list(net.parameters())
+    if work["kind"] == "gradients":
+        x.requires_grad_()
+        gy = torch.from_numpy(arrays["gy"]).contiguous(memory_format=layout)
+
+        def call() -> Any:
+            x.grad = None
+            net.zero_grad()
+            y = net(x)
+            y.backward(gy)
+            return y
+
+        def read(y: Any) -> list[np.ndarray]:
+            return [tensor.detach().numpy() for tensor in (y, x.grad, *(p.grad for p in parameters))]
+
+        return Prepared(call, read)
+
+    criterion, optimizer = nn.CrossEntropyLoss(), torch.optim.SGD(parameters, lr=LEARNING_RATE)
+    target = torch.from_numpy(arrays["target"])
+
+    def step() -> Any:
+        optimizer.zero_grad()
+        loss = criterion(net(x), target)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return Prepared(step, lambda loss: [t.detach().numpy() for t in (*(p.grad for p in parameters), *parameters)])

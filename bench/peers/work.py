@@ -1,0 +1,72 @@
+"""What driver and workers say to each other. NumPy and the standard library only: it is imported in every environment.
+
+Work is plain data, so that it travels as JSON:
+
+    {"kind": "forward", "shape": [n, c, h, w], "layers": [{"op": "conv", …}, {"op": "relu"}, …]}
+
+kind: "forward", a network in evaluation; "gradients", forward and backward of it from a given output gradient;
+"step", one step of training with cross-entropy and SGD. Layers: conv, maxpool, avgpool, relu, tanh, flatten, linear.
+Arrays: x (n, c, h, w); "0.weight", "0.bias", … as torch.nn.Sequential's state_dict names them; gy, of the output's
+shape, for gradients; target (n), classes, for a step. All float32 but target, which is int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Of the step; the same in every runtime and in the reference.
+LEARNING_RATE = 0.1
+
+Arrays = dict[str, np.ndarray]
+
+
+class Unsupported(Exception):  # noqa: N818 - fastconv's word for it
+    """The runtime cannot do this work; the message says why, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Work as one runtime does it.
+
+    call() is what is timed, and returns outputs as the runtime has them; read(outputs) makes NumPy arrays of them, in
+    the order of expected.outputs and with channels first; kernel() names what did the work, where that is known.
+    """
+
+    call: Callable[[], Any]
+    read: Callable[[Any], list[np.ndarray]]
+    kernel: Callable[[], str] = lambda: ""
+
+
+def only_forward(work: dict[str, Any]) -> None:
+    """For runtimes that do not train: raise Unsupported for anything else."""
+    if work["kind"] != "forward":
+        raise Unsupported("no training")
+
+
+def modules(nn: Any, layers: list[dict[str, Any]]) -> list[Any]:
+    """The layers by the constructors of `nn`: torch.nn, or fastconv.nn, whose constructors are the same."""
+
+    def module(layer: dict[str, Any]) -> Any:
+        match layer["op"]:
+            case "conv":
+                named = {name: layer[name] for name in ("groups", "bias")}
+                window = (tuple(layer[name]) for name in ("kernel", "stride", "padding"))
+                return nn.Conv2d(layer["in"], layer["out"], *window, **named)
+            case "maxpool" | "avgpool" as op:
+                pool = nn.MaxPool2d if op == "maxpool" else nn.AvgPool2d
+                return pool(*(tuple(layer[name]) for name in ("kernel", "stride", "padding")))
+            case "linear":
+                return nn.Linear(layer["in"], layer["out"])
+            case "relu":
+                return nn.ReLU(inplace=True)
+            case "tanh":
+                return nn.Tanh()
+            case "flatten":
+                return nn.Flatten()
+        raise ValueError(f"op={layer['op']!r}: needs conv, maxpool, avgpool, linear, relu, tanh or flatten")
+
+    return [module(layer) for layer in layers]
