@@ -13,7 +13,7 @@ from numba.extending import intrinsic, register_model
 
 from fastconv.kernels.cpu import emit
 from fastconv.kernels.cpu.emit import I1, I32, I64
-from fastconv.kernels.cpu.simd import vec_of
+from fastconv.kernels.cpu.simd import Vec, vec_of
 
 
 class Tile(types.Type):
@@ -204,6 +204,38 @@ def add_rows(typingctx, tile, bias, i, rows):
         return new
 
     return tile(tile, bias, types.intp, types.intp), codegen
+
+
+@intrinsic
+def plus(typingctx, tile, v):
+    """tile[r][v] + the vector v, for every register of the tile."""
+
+    def codegen(context, b, sig, args):
+        new = args[0]
+        for place in range(tile.rows * tile.vecs):
+            new = b.insert_value(new, b.fadd(b.extract_value(new, place), args[1]), place)
+        return new
+
+    return tile(tile, v), codegen
+
+
+@intrinsic
+def first_row(typingctx, tile):
+    """The first register of a tile, as a vector."""
+    return Vec(tile.dtype, tile.lanes)(tile), lambda context, b, sig, args: b.extract_value(args[0], 0)
+
+
+@intrinsic
+def rolled(typingctx, tile, v):
+    """A tile of one vector a row without its first row, the others moved up and the vector v as its last."""
+
+    def codegen(context, b, sig, args):
+        new = args[0]
+        for r in range(1, tile.rows):
+            new = b.insert_value(new, b.extract_value(args[0], r), r - 1)
+        return b.insert_value(new, args[1], tile.rows - 1)
+
+    return tile(tile, v), codegen
 
 
 @intrinsic
