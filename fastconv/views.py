@@ -40,11 +40,23 @@ def flat_shape(shape: tuple[int, ...], start_dim: int, end_dim: int) -> tuple[in
     return (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])
 
 
+def _inferred(before: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """`sizes` with the −1 of a batch of no images worked out from what one image has; NumPy does the rest."""
+    if 0 not in before or sizes.count(-1) != 1:
+        return sizes
+    same = next((i for i, (m, n) in enumerate(zip(before, sizes, strict=False)) if m != n), 0)
+    elements, others = math.prod(before[same:]), -math.prod(sizes[same:])
+    return tuple(elements // others if n == -1 else n for n in sizes) if others > 0 else sizes
+
+
 def reshape(x: T, *shape: Any) -> T:
-    """The elements in another shape, one extent of which may be −1; a view where strides allow it."""
+    """The elements in another shape, one extent of which may be −1; a view where strides allow it.
+
+    For a batch of no images, too: (0, 3, 4) as (0, −1) is (0, 12).
+    """
     a = array(x)
     before = a.shape
-    return record_view(x, a.reshape(sizes_of(shape)), lambda g: g.reshape(before))
+    return record_view(x, a.reshape(_inferred(before, sizes_of(shape))), lambda g: g.reshape(before))
 
 
 def flatten(x: T, start_dim: int = 0, end_dim: int = -1) -> T:

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastconv.autograd import array_module
 from fastconv.random import generator
 from fastconv.tensors import Tensor
+
+
+class _Mode(threading.local):
+    drawing = True
+
+
+_mode = _Mode()
+
+
+@contextmanager
+def skipped() -> Iterator[None]:
+    """Inside, in this thread, uniform_ and normal_ do nothing: new layers hold whatever their memory held.
+
+    For a network whose shapes alone matter, or that load_state_dict fills next. Source: torch.nn.utils.skip_init.
+    """
+    before = _mode.drawing
+    _mode.drawing = False
+    try:
+        yield
+    finally:
+        _mode.drawing = before
 
 
 def _set(tensor: Tensor, values: Any) -> Tensor:
@@ -18,6 +42,8 @@ def _set(tensor: Tensor, values: Any) -> Tensor:
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Uniform on [a, b)."""
+    if not _mode.drawing:
+        return tensor
     # Drawn in the tensor's own dtype: float64 would double the memory of a large layer.
     unit = generator().random(tensor.shape, dtype=tensor.dtype.type)
     return _set(tensor, unit * (b - a) + a)
@@ -25,6 +51,8 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Normal with this mean and standard deviation."""
+    if not _mode.drawing:
+        return tensor
     return _set(tensor, generator().standard_normal(tensor.shape, dtype=tensor.dtype.type) * std + mean)
 
 

@@ -42,6 +42,18 @@ class LoadResult(NamedTuple):
         return f"LoadResult(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
+class HookHandle:
+    """What register_forward_hook gives; `remove()` takes the hook away again."""
+
+    def __init__(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> None:
+        self._hooks = hooks
+        hooks[id(self)] = hook
+
+    def remove(self) -> None:
+        """Take the hook away; once is enough."""
+        self._hooks.pop(id(self), None)
+
+
 # Where a Module keeps what is assigned to it, by kind.
 _TABLES = ("_parameters", "_buffers", "_modules")
 
@@ -56,6 +68,7 @@ class Module:
         self.__dict__["_buffers"] = {}
         self.__dict__["_modules"] = {}
         self._not_saved: set[str] = set()
+        self._forward_hooks: dict[int, Callable[..., Any]] = {}
         self.training = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,7 +76,15 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward method")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)
+        output = self.forward(*args, **kwargs)
+        for hook in tuple(self._forward_hooks.values()):
+            changed = hook(self, args, output)
+            output = output if changed is None else changed
+        return output
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> HookHandle:
+        """Have hook(module, inputs, output) called after every forward; what it returns, unless None, is the output."""
+        return HookHandle(self._forward_hooks, hook)
 
     def __getattr__(self, name: str) -> Any:
         own = self.__dict__
@@ -227,7 +248,7 @@ class Module:
         return LoadResult(missing, unexpected)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, here and below: it matters to Dropout."""
+        """Set training mode, here and below: it matters to Dropout and batch normalisation."""
         mode = boolean("mode", mode)
         for module in self.modules():
             module.training = mode
