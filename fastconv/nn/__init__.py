@@ -2,15 +2,20 @@
 
 from fastconv.nn import functional, init
 from fastconv.nn.activation import Dropout, ReLU, Sigmoid, Softmax, Tanh
-from fastconv.nn.container import Sequential
+from fastconv.nn.container import ModuleList, Sequential
 from fastconv.nn.conv import Conv2d
 from fastconv.nn.linear import Flatten, Identity, Linear
 from fastconv.nn.loss import CrossEntropyLoss, MSELoss
 from fastconv.nn.module import Module, Parameter
-from fastconv.nn.pooling import AvgPool2d, MaxPool2d
+from fastconv.nn.normalization import BatchNorm1d, BatchNorm2d
+from fastconv.nn.pooling import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
 
 __all__ = [
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
     "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Conv2d",
     "CrossEntropyLoss",
     "Dropout",
@@ -20,6 +25,7 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "Module",
+    "ModuleList",
     "Parameter",
     "ReLU",
     "Sequential",

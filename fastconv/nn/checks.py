@@ -69,6 +69,16 @@ def fraction(name: str, value: Any) -> float:
     return number
 
 
+def not_negative(name: str, value: Any) -> float:
+    """`value` as a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}={value!r}: needs a number >= 0, got {type(value).__name__}")
+    number = float(value)
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{name}={value!r}: needs a finite number >= 0")
+    return number
+
+
 def check_classes(name: str, a: Array, classes: int) -> None:
     """Nothing, if every element of the integer array `a` is a class from 0 to classes − 1."""
     wrong = a[(a < 0) | (a >= classes)]

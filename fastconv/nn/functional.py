@@ -10,19 +10,27 @@ ValueError or TypeError that names the argument, its value and what is allowed (
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from fastconv import functional, ops, views
 from fastconv.autograd import Array, T, Variable, array, array_module, record
-from fastconv.nn.checks import axis_of, check_classes, fraction, image_shape, one_of, real
+from fastconv.nn.checks import axis_of, check_classes, fraction, image_shape, not_negative, one_of, real
 from fastconv.problem import IntPair, Padding, boolean, integer, same_dtype
 from fastconv.random import generator
 
 PAD_MODES = ("constant", "reflect", "replicate", "circular")
 REDUCTIONS = ("none", "mean", "sum")
+
+# An output size of adaptive pooling: one for both axes or (height, width), None for the input's own.
+OutputSize: TypeAlias = "int | Sequence[int | None] | None"
+# The starts and ends of an axis' windows.
+Windows: TypeAlias = "list[tuple[int, int]]"
+
+# Batch normalisation passes several times over this many bytes at once, so that they stay in a core's cache.
+_BLOCK = 2**18
 
 
 def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
@@ -130,6 +138,210 @@ def avg_pool2d(
         return functional.avg_pool2d_grad(size, g.reshape(shape), *args).reshape(before)
 
     return record(input, _shaped(y, before[:-3] + shape[1:]), (input, gradient))
+
+
+def output_size(value: object) -> tuple[int | None, int | None]:
+    """An adaptive pooling's `output_size` as (height, width), None where it is the input's own."""
+    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2:
+        raise ValueError(f"output_size={value!r}: needs an int, None or a pair of them, got {len(both)} values")
+    height, width = (None if one is None else integer("output_size", one) for one in both)
+    return height, width
+
+
+def _windows(size: int, count: int) -> Windows:
+    """Adaptive pooling's windows on an axis: window i goes from ⌊i·size/count⌋ to ⌈(i + 1)·size/count⌉."""
+    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+
+def _regular(windows: Windows) -> tuple[int, int] | None:
+    """(kernel, stride) that give these windows; None if no plain pooling does."""
+    kernel = windows[0][1]
+    stride = windows[1][0] if len(windows) > 1 else kernel
+    same = stride > 0 and all(window == (i * stride, i * stride + kernel) for i, window in enumerate(windows))
+    return (kernel, stride) if same else None
+
+
+def _adaptive(input: Any, size: OutputSize) -> tuple[Array, list[Windows], tuple[IntPair, IntPair] | None]:
+    """The image, each axis' windows, and the (kernel_size, stride) of the plain pooling that does the same, if any."""
+    a = real("input", input)
+    sizes = image_shape(a)[2:]
+    if not all(sizes):
+        raise ValueError(f"input={a.shape}: needs a height and a width of at least 1")
+    windows = [_windows(n, count or n) for n, count in zip(sizes, output_size(size), strict=True)]
+    rows, columns = map(_regular, windows)
+    if rows is None or columns is None:
+        return a, windows, None
+    return a, windows, ((rows[0], columns[0]), (rows[1], columns[1]))
+
+
+def _means(a: Array, windows: Windows, axis: int) -> Array:
+    """The mean of every window along `axis`."""
+    a = a.swapaxes(0, axis)
+    return np.stack([a[start:end].mean(axis=0) for start, end in windows]).swapaxes(0, axis)
+
+
+def _means_grad(g: Array, windows: Windows, axis: int, size: int) -> Array:
+    """The gradient of _means: each window's share goes to all of its elements."""
+    g = g.swapaxes(0, axis)
+    gx = np.zeros((size, *g.shape[1:]), g.dtype)
+    for share, (start, end) in zip(g, windows, strict=True):
+        gx[start:end] += share / (end - start)
+    return gx.swapaxes(0, axis)
+
+
+def adaptive_avg_pool2d(input: T, output_size: OutputSize) -> T:
+    """The means of output_size windows that cover the image evenly: (N, C, H, W) -> (N, C, OH, OW).
+
+    output_size: int or (height, width); None is the input's own. 1 is global average pooling. Windows of one size and
+    distance are plain average pooling; others are averaged along one axis and then the other.
+    Source: torch.nn.functional.adaptive_avg_pool2d.
+    """
+    a, (rows, columns), plain = _adaptive(input, output_size)
+    if plain:
+        return avg_pool2d(input, *plain)
+    height, width = a.shape[-2:]
+    y = _means(_means(a, rows, -2), columns, -1)
+    return record(input, y, (input, lambda g: _means_grad(_means_grad(g, columns, -1, width), rows, -2, height)))
+
+
+def adaptive_max_pool2d(input: T, output_size: OutputSize, return_indices: bool = False) -> Any:
+    """The largest of output_size windows that cover the image evenly: (N, C, H, W) -> (N, C, OH, OW).
+
+    output_size: int or (height, width); None is the input's own. With return_indices also where each maximum stands,
+    int64, h·W + w. Source: torch.nn.functional.adaptive_max_pool2d.
+    """
+    a, (rows, columns), plain = _adaptive(input, output_size)
+    if plain:
+        return max_pool2d(input, *plain, return_indices=return_indices)
+    boolean("return_indices", return_indices)
+    x = _shaped(a, image_shape(a))
+    n, c, height, width = x.shape
+    y = np.empty((n, c, len(rows), len(columns)), x.dtype)
+    indices = np.empty(y.shape, np.int64)
+    for i, (top, bottom) in enumerate(rows):
+        for j, (left, right) in enumerate(columns):
+            # The kernel's own rule for ties and NaN, one window at a time.
+            best, at = functional.max_pool2d_with_indices(x[..., top:bottom, left:right], (bottom - top, right - left))
+            y[..., i, j] = best[..., 0, 0]
+            r, s = np.divmod(at[..., 0, 0], right - left)
+            indices[..., i, j] = (top + r) * width + left + s
+    small = (*a.shape[:-3], *y.shape[1:])
+    # A copy of the indices, because the gradient still needs them when the caller may have changed them.
+    into = indices.reshape(n * c, len(rows) * len(columns)).copy()
+
+    def gradient(g: Array) -> Array:
+        gx = np.zeros((n * c, height * width), g.dtype)
+        # Windows overlap, so one element may be the maximum of several.
+        np.add.at(gx, (np.arange(n * c)[:, None], into), g.reshape(into.shape))
+        return gx.reshape(a.shape)
+
+    out = record(input, y.reshape(small), (input, gradient, into))
+    return (out, record(input, indices.reshape(small))) if return_indices else out
+
+
+def _channel_blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
+    """Slices of the channels of an (N, C, S) array: at most _BLOCK bytes each, or one channel."""
+    n, channels, s = shape
+    step = max(_BLOCK // max(n * s * itemsize, 1), 1)
+    return (slice(first, first + step) for first in range(0, channels, step))
+
+
+def _channel_sums(x: Array, y: Array | None = None) -> Array:
+    """Σ x, or Σ x·y, over all but the channels of (N, C, S) arrays, images added in float64."""
+    planes = x.sum(axis=2) if y is None else np.einsum("ncs,ncs->nc", x, y)
+    return cast(Array, planes.sum(axis=0, dtype=np.float64))
+
+
+def batch_norm(
+    input: T,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> T:
+    """(x − mean) / √(var + eps) · weight + bias, a channel at a time: input (N, C, …) -> the same shape.
+
+    In training mean and var are the batch's, and the running ones, if given, move by `momentum` towards them in place
+    (var without bias); otherwise they are the running ones. All four arrays are (C), of the input's dtype.
+    ValueError for one value a channel in training. Source: Ioffe & Szegedy 2015; torch.nn.functional.batch_norm.
+    """
+    a = real("input", input)
+    if a.ndim < 2:
+        raise ValueError(f"input={a.shape}: needs shape (N, C, ...), got {a.ndim} dimensions")
+    n, channels = a.shape[:2]
+    x = _shaped(a, (n, channels, math.prod(a.shape[2:])))
+    count = n * x.shape[2]
+    running = {"running_mean": running_mean, "running_var": running_var}
+    for name, given in {**running, "weight": weight, "bias": bias}.items():
+        if given is not None and real(name, given, a).shape != (channels,):
+            raise ValueError(f"{name}={given.shape}: needs shape ({channels},), one value a channel of the input")
+    batch, eps, momentum = boolean("training", training), not_negative("eps", eps), fraction("momentum", momentum)
+    if batch and count == 1:
+        raise ValueError(f"input={a.shape}: expected more than 1 value per channel when training, got 1")
+    if not batch and (running_mean is None or running_var is None):
+        missing = next(name for name, given in running.items() if given is None)
+        raise ValueError(f"{missing}=None: needs an array ({channels},) when not training")
+
+    # Per channel, in float64. In training x is first centred on a mean as its dtype sums it, then the rest is made up.
+    mean = np.zeros(channels) if batch else array(running_mean).astype(np.float64)
+    var = np.zeros(channels) if batch else array(running_var).astype(np.float64)
+    gain = np.ones(channels) if weight is None else array(weight).astype(np.float64)
+    start = np.zeros(channels) if bias is None else array(bias).astype(np.float64)
+    blocks = list(_channel_blocks(x.shape, x.itemsize))
+
+    def column(values: Array) -> Array:
+        return values.astype(x.dtype)[:, None]
+
+    y = np.empty(x.shape, x.dtype)
+    for part in blocks:
+        block, out = x[:, part], y[:, part]
+        centre: Any = 0.0
+        if batch:
+            centre = (_channel_sums(block) / max(count, 1)).astype(x.dtype)
+            block = np.subtract(block, centre[:, None], out=out)
+            mean[part] = centre + _channel_sums(out) / max(count, 1)
+            var[part] = _channel_sums(out, out) / max(count, 1) - (mean[part] - centre) ** 2
+        slope = gain[part] / np.sqrt(var[part] + eps)
+        np.multiply(block, column(slope), out=out)
+        out += column(start[part] - (mean[part] - centre) * slope)
+    if batch and count:
+        for moving, new in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
+            if moving is not None:
+                moving[...] = ((1 - momentum) * array(moving) + momentum * new).astype(x.dtype)
+    spread = 1 / np.sqrt(var + eps)
+
+    def grad_input(g: Array) -> Array:
+        g = g.reshape(x.shape)
+        gx = np.empty(x.shape, x.dtype)
+        for part in blocks:
+            out, slope = gx[:, part], gain[part] * spread[part]
+            if batch:
+                # slope · (g − mean(g) − x̂·mean(g·x̂))
+                np.subtract(x[:, part], column(mean[part]), out=out)
+                along = _channel_sums(g[:, part], out) / max(count, 1) * spread[part] ** 2
+                out *= column(-along * slope)
+                out -= column(_channel_sums(g[:, part]) / max(count, 1) * slope)
+                out += g[:, part] * column(slope)
+            else:
+                np.multiply(g[:, part], column(slope), out=out)
+        return gx.reshape(a.shape)
+
+    def grad_weight(g: Array) -> Array:
+        g = g.reshape(x.shape)
+        sums = [_channel_sums(g[:, part], x[:, part] - column(mean[part])) for part in blocks]
+        return (np.concatenate(sums) * spread).astype(x.dtype)
+
+    return record(
+        input,
+        _shaped(y, a.shape),
+        (input, grad_input, input),
+        (weight, grad_weight, input),
+        (bias, lambda g: _channel_sums(g.reshape(x.shape)).astype(x.dtype)),
+    )
 
 
 def linear(input: T, weight: Any, bias: Any = None, *, algorithm: str = "auto") -> T:

@@ -1,4 +1,4 @@
-"""Pooling layers. Source: torch.nn.MaxPool2d, torch.nn.AvgPool2d; padding may also be "same" or "valid"."""
+"""Pooling layers. Source: torch.nn.MaxPool2d, AvgPool2d and the adaptive ones; padding may be "same" or "valid"."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from fastconv.nn import functional as F
 from fastconv.nn.checks import image_shape
+from fastconv.nn.functional import OutputSize
 from fastconv.nn.module import Module
 from fastconv.problem import IntPair, Padding, PoolProblem, boolean
 
@@ -133,3 +134,41 @@ class AvgPool2d(Module):
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class _AdaptivePool2d(Module):
+    """The output size that both adaptive poolings have."""
+
+    def __init__(self, output_size: OutputSize) -> None:
+        super().__init__()
+        F.output_size(output_size)
+        self.output_size = output_size
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}"
+
+
+class AdaptiveAvgPool2d(_AdaptivePool2d):
+    """The means of as many windows as output_size says; 1 is global average pooling.
+
+    Input (N, C, H, W) or (C, H, W), float32 or float64, an array or a Tensor; the same kind comes back.
+    output_size: an int or (height, width), None where it is the input's own. Window i of an axis goes from
+    ⌊i·size/out⌋ to ⌈(i + 1)·size/out⌉.
+    """
+
+    def forward(self, x: T) -> T:
+        return F.adaptive_avg_pool2d(x, self.output_size)
+
+
+class AdaptiveMaxPool2d(_AdaptivePool2d):
+    """The largest of each of as many windows as output_size says; AdaptiveAvgPool2d's windows and input.
+
+    With return_indices (values, indices), indices int64, h·W + w.
+    """
+
+    def __init__(self, output_size: OutputSize, return_indices: bool = False) -> None:
+        super().__init__(output_size)
+        self.return_indices = boolean("return_indices", return_indices)
+
+    def forward(self, x: Any) -> Any:
+        return F.adaptive_max_pool2d(x, self.output_size, self.return_indices)

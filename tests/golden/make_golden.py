@@ -224,12 +224,57 @@ def optimisers():
     trajectory("adam_decay", "Adam", lr=0.125, weight_decay=0.25)
 
 
+def batch_norms():
+    def batch_norm(name, x_shape, affine=True, running=True, **args):
+        c = x_shape[1]
+        inputs = {"x": eighths(*x_shape)} | ({"w": eighths(c), "b": eighths(c)} if affine else {})
+        before = {"mean": eighths(c), "var": eighths(c).abs() + 0.125} if running else {}
+        after = {key: value.clone() for key, value in before.items()}
+
+        def call(x, w=None, b=None):
+            return F.batch_norm(x, after.get("mean"), after.get("var"), w, b, **args)
+
+        arrays = differentiate(call, **inputs)
+        record(name, "batch_norm", args, **arrays, **before, **{f"new_{key}": value for key, value in after.items()})
+
+    batch_norm("batch_norm_train", (3, 4, 5, 2), training=True)
+    batch_norm("batch_norm_eval", (3, 4, 5, 2), training=False, eps=0.125)
+    batch_norm("batch_norm_momentum", (2, 3, 4), training=True, momentum=0.75, eps=1e-3)
+    batch_norm("batch_norm_plain", (6, 5), affine=False, running=False, training=True)
+    batch_norm("batch_norm_plain_eval", (2, 3, 1, 1), affine=False, training=False)
+
+
+def adaptive_pools():
+    def pool(name, x, size):
+        leaf = {"x": x}
+        args = {"output_size": size}
+        record(
+            f"adaptive_avg_{name}",
+            "adaptive_avg_pool2d",
+            args,
+            **differentiate(lambda x: F.adaptive_avg_pool2d(x, size), **leaf),
+        )
+        arrays = differentiate(lambda x: F.adaptive_max_pool2d(x, size), **leaf)
+        indices = F.adaptive_max_pool2d(x, size, return_indices=True)[1]
+        record(f"adaptive_max_{name}", "adaptive_max_pool2d", args, **arrays, indices=indices)
+
+    pool("global", distinct(2, 3, 4, 5), 1)
+    pool("regular", distinct(1, 2, 6, 7), [3, 3])
+    pool("irregular", distinct(2, 2, 7, 5), [5, 4])
+    pool("larger", distinct(1, 2, 2, 3), [7, 5])
+    pool("one_axis", distinct(1, 2, 5, 8), [None, 3])
+    pool("unbatched", distinct(2, 5, 4), 3)
+    wild = eighths(1, 2, 5, 7, top=1)
+    wild[torch.rand(wild.shape, generator=generator) < 0.15] = NAN
+    pool("ties_nan", wild, [3, 4])
+
+
 def main():
     if torch.__version__.split("+")[0] != VERSION:
         raise SystemExit(f"needs torch {VERSION}, got {torch.__version__}")
     generator.manual_seed(20240229)
     torch.set_num_threads(1)
-    for make in (convolutions, pools, dense, losses, network, optimisers):
+    for make in (convolutions, pools, dense, losses, network, optimisers, batch_norms, adaptive_pools):
         make()
     path = Path(__file__).with_name("torch.json")
     lines = ",\n".join(f"{json.dumps(name)}:{json.dumps(case, separators=(',', ':'))}" for name, case in cases.items())
