@@ -21,28 +21,10 @@ from rich.table import Table
 
 import fastconv
 from fastconv import machine, measure, nn, optim, testing
+from fastconv.models import lenet5
 from fastconv.registry import kernels
 
-CLASSES = 10
 TRAIN, TEST = 4000, 1000
-
-
-def lenet(activation: type[nn.Module], pool: type[nn.Module]) -> nn.Sequential:
-    """LeNet-5 for (N, 1, 28, 28) digits: 61,706 parameters."""
-    return nn.Sequential(
-        nn.Conv2d(1, 6, kernel_size=5, padding=2),
-        activation(),
-        pool(kernel_size=2, stride=2),
-        nn.Conv2d(6, 16, kernel_size=5),
-        activation(),
-        pool(kernel_size=2, stride=2),
-        nn.Flatten(),
-        nn.Linear(16 * 5 * 5, 120),
-        activation(),
-        nn.Linear(120, 84),
-        activation(),
-        nn.Linear(84, CLASSES),
-    )
 
 
 def digits(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -184,7 +166,7 @@ def main() -> None:
     fastconv.manual_seed(args.seed)
     data = digits(args.seed)
     layers = (nn.Sigmoid, nn.AvgPool2d) if args.lesson else (nn.Tanh, nn.MaxPool2d)
-    net = lenet(*layers)
+    net = lenet5(activation=layers[0], pool=layers[1])
     epochs = args.epochs or (40 if args.lesson else 24)
     rate = args.rate or (6e-3 if args.lesson else 2e-3)
     count = sum(parameter.data.numpy().size for parameter in net.parameters())
@@ -201,7 +183,7 @@ def main() -> None:
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     fastconv.save(net, args.out)
-    copy = lenet(*layers)
+    copy = lenet5(activation=layers[0], pool=layers[1])
     copy.load_state_dict(fastconv.load(args.out))
     copy.eval()
     net.eval()

@@ -9,7 +9,7 @@ Importing it compiles nothing and does not import Numba; a kernel compiles on it
 
 from importlib.metadata import PackageNotFoundError, version
 
-from fastconv import functional, nn, optim, reference
+from fastconv import functional, models, nn, optim, reference
 from fastconv.autograd import enable_grad, is_grad_enabled, no_grad
 from fastconv.creation import arange, from_numpy, normal, ones, ones_like, rand, randn, tensor, zeros, zeros_like
 from fastconv.nn.functional import flatten, log_softmax, relu, sigmoid, softmax, tanh
@@ -17,6 +17,7 @@ from fastconv.ops import cat, exp, log, matmul, sqrt, stack
 from fastconv.random import manual_seed
 from fastconv.registry import Unsupported, explain, use
 from fastconv.serialize import load, save
+from fastconv.summarize import summary
 from fastconv.tensors import Tensor
 from fastconv.threads import get_num_threads, set_num_threads
 
@@ -44,6 +45,7 @@ __all__ = [
     "log_softmax",
     "manual_seed",
     "matmul",
+    "models",
     "nn",
     "no_grad",
     "normal",
@@ -60,6 +62,7 @@ __all__ = [
     "softmax",
     "sqrt",
     "stack",
+    "summary",
     "tanh",
     "tensor",
     "use",

@@ -1,16 +1,20 @@
-"""The command `fastconv`: what this machine is, what kernels there are and which is chosen, compiling ahead."""
+"""The command `fastconv`: what this machine is, what kernels there are and which is chosen, compiling ahead,
+and what layers a network has."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from fastconv import machine, testing
+from fastconv import machine, models, testing
+from fastconv.nn import init
 from fastconv.problem import DTYPES, ConvProblem, LinearProblem, PoolProblem, Problem
 from fastconv.registry import explain, has_meaning, operations
+from fastconv.summarize import Summary, summary
 from fastconv.warmup import warmup
 
 _SHAPES = {
@@ -46,7 +50,34 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--groups", type=int, default=None)
     shown.add_argument("--dtype", choices=DTYPES, default=None)
     shown.add_argument("--measure", action="store_true", help="run every kernel: time, GFLOP/s, share of peak, error")
+
+    listed = commands.add_parser("summary", help="the layers of a network: output shapes, parameters, memory")
+    listed.add_argument("model", help=f"one of: {', '.join(models.BUILDERS)}")
+    listed.add_argument(
+        "--options", nargs="+", default=[], metavar="name=value", help="the model's options, such as num_classes=10"
+    )
+    listed.add_argument("--input", required=True, metavar="C,H,W", help="the input's shape without the batch")
+    listed.add_argument("--batch-size", type=int, default=-1, help="images (default: -1, any number)")
     return parser
+
+
+def _summary(args: argparse.Namespace) -> Summary:
+    """What `fastconv summary` shows."""
+    if args.model not in models.BUILDERS:
+        raise ValueError(f"model={args.model!r}: needs one of {', '.join(models.BUILDERS)}")
+    options: dict[str, Any] = {}
+    for word in args.options:
+        name, _, value = word.partition("=")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f"options={word!r}: needs name=value with a number, True, False or None") from error
+    size = args.input.split(",")
+    if not all(n.strip().isdecimal() for n in size):
+        raise ValueError(f"input={args.input!r}: needs a shape without the batch, such as 3,224,224")
+    with init.skipped():
+        model = models.BUILDERS[args.model](**options)
+    return summary(model, tuple(map(int, size)), args.batch_size)
 
 
 def _window(values: Sequence[str] | None, default: object) -> object:
@@ -107,6 +138,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.command == "warmup":
         seconds = warmup(args.dtype or DTYPES, lambda name, taken: print(f"{taken:6.2f} s  {name}", flush=True))
         print(f"{seconds:6.2f} s in all")
+    elif args.command == "summary":
+        try:
+            print(_summary(args))
+        except (ValueError, TypeError) as error:
+            parser.error(str(error))
     else:
         try:
             problem, ops = _problem(args)

@@ -8,6 +8,7 @@ import pytest
 
 import fastconv
 from fastconv import nn, optim
+from fastconv.models import lenet5
 
 spec = importlib.util.spec_from_file_location("lenet", Path(__file__).parents[1] / "examples" / "lenet.py")
 lenet = importlib.util.module_from_spec(spec)
@@ -31,7 +32,7 @@ def test_digits_are_real_and_split_without_overlap(digits):
 @pytest.mark.parametrize(("activation", "pool"), [(nn.Tanh, nn.MaxPool2d), (nn.ReLU, nn.AvgPool2d)])
 def test_two_epochs_learn_most_digits(digits, activation, pool):
     fastconv.manual_seed(0)
-    net = lenet.lenet(activation, pool)
+    net = lenet5(activation=activation, pool=pool)
     assert sum(p.numpy().size for p in (q.data for q in net.parameters())) == 61_706
     images, labels, test, test_labels = digits
     optimizer, criterion = optim.Adam(net.parameters(), lr=2e-3), nn.CrossEntropyLoss()
@@ -47,7 +48,7 @@ def test_two_epochs_learn_most_digits(digits, activation, pool):
 
 
 def test_every_layer_with_kernels_is_compared():
-    net = lenet.lenet(nn.Tanh, nn.MaxPool2d)
+    net = lenet5(activation=nn.Tanh, pool=nn.MaxPool2d)
     found = lenet.layer_problems(net, 3)
     assert [type(problem).__name__ for _, problem, _ in found] == (
         ["ConvProblem", "PoolProblem"] * 2 + ["LinearProblem"] * 3
