@@ -8,7 +8,7 @@ import pytest
 import fastconv
 from fastconv import cli, models, nn, optim
 
-# From torchvision 0.29.1: parameters, number of state_dict keys, start of the SHA-256 of "key shape" lines.
+# By golden/make_models.py, from torchvision 0.29.1: parameters, state_dict keys, start of SHA-256 of "key shape" lines.
 TORCHVISION = {
     "alexnet": (61_100_840, 16, "9c198ebdae1863e4"),
     "vgg11": (132_863_336, 22, "cb3dc23f2a13e182"),
