@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from fastconv import threads
+from fastconv.kernels.cpu import pool_rows
 from fastconv.kernels.cpu.host import VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import (
@@ -352,14 +353,99 @@ def _scales(p):
 
 _NO_SCALES = {dtype: np.empty(0, dtype) for dtype in ("float32", "float64")}
 
+# Rows that a band of a plane has at least, where planes are too few for the threads.
+_FEWEST_ROWS = 8
 
-def _team(p):
+
+def _team(p, pieces):
     # A window element takes about as long as eight flops at the peak.
-    return threads.team(8 * p.flops, p.n * p.c)
+    return threads.team(8 * p.flops, pieces)
 
 
 def _scratch(lines):
     return lambda p: threads.available() * lines * int(_sizes(p)[-1])
+
+
+def _bands(p, rows):
+    """(rows of a band, pieces of work): a plane is one band unless planes are few."""
+    planes = p.n * p.c
+    bands = min(-(-4 * threads.available() // max(planes, 1)), -(-rows // _FEWEST_ROWS))
+    band = -(-rows // bands)
+    return band, planes * -(-rows // band)
+
+
+@lru_cache(maxsize=1024)
+def _in_registers(p):
+    """pool_rows' workers (of maxima, of means) for this problem, or None: 2×2 windows inside x, and 3×3 ones."""
+    if _inside(p) and p.stride[1] <= 2:
+        return pool_rows.pool_max, pool_rows.pool_mean
+    if (p.kh, p.kw, *p.dilation) != (3, 3, 1, 1):
+        return None
+    of_stride = {
+        1: (pool_rows.pool_max_three_1, pool_rows.pool_mean_three_1),
+        2: (pool_rows.pool_max_three_2, pool_rows.pool_mean_three_2),
+    }
+    return of_stride.get(int(_sizes(p)[8]))
+
+
+def _inside(p):
+    """Whether windows are 2×2 and none touches padding."""
+    whole = (p.oh - 1) * p.stride[0] + 2 <= p.h and (p.ow - 1) * p.stride[1] + 2 <= p.w
+    return (p.kh, p.kw) == (2, 2) and p.dilation == (1, 1) and p.padding[0] == p.padding[2] == 0 and whole
+
+
+@lru_cache(maxsize=1024)
+def _tiles(p):
+    """Whether pool_rows does this gradient in registers: 2×2 windows side by side."""
+    return _inside(p) and p.stride == (2, 2)
+
+
+@lru_cache(maxsize=1024)
+def _by_rows(p):
+    """Whether pool_rows does this gradient."""
+    return p.dilation == (1, 1) and _sizes(p)[8] <= 2 and p.kh * p.kw <= _MOST_NUMBERS
+
+
+@lru_cache(maxsize=1024)
+def _row_sizes(p):
+    """For pool_rows' gradients: _sizes with the length of their lines, the zeros before a line, rows of windows kept.
+
+    A line of windows is read from kw before its first to two vectors after the last that holds an element of x.
+    """
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    sizes = _sizes(p).copy()
+    sh, sw = int(sizes[7]), int(sizes[8])
+    before = -(-p.kw // 16) * 16
+    after = max(p.ow, (p.w + p.padding[2]) // sw) + 2 * width + 2
+    sizes[-1] = -(-(before + after) // 16) * 16
+    return sizes, before, min(-(-p.kh // sh), p.oh)
+
+
+@lru_cache(maxsize=1024)
+def _first_columns(p):
+    """The first column of window (·, j) inside the plane, far below zero if there is none; padded to whole vectors."""
+    starts = np.arange(p.ow) * p.stride[1] - p.padding[2]
+    first = np.maximum(-starts, 0)
+    columns = np.zeros(p.ow + VECTOR_BYTES // itemsize(p.dtype), p.dtype)
+    columns[: p.ow] = np.where(first < np.minimum(p.kw, p.w - starts), first, -(2.0**30))
+    return columns
+
+
+def _pool_scratch(p):
+    return 0 if _in_registers(p) else _scratch(2)(p)
+
+
+def _average_gradient_scratch(p):
+    return threads.available() * int(_row_sizes(p)[0][-1]) if _by_rows(p) else _scratch(1)(p)
+
+
+def _maximum_gradient_scratch(p):
+    if _tiles(p):
+        return 0
+    if not _by_rows(p):
+        return _scratch(3)(p)
+    sizes, _, ring = _row_sizes(p)
+    return threads.available() * 2 * ring * int(sizes[-1])
 
 
 def _cost(p):
@@ -371,29 +457,57 @@ def _window_cost(p):
     return 50.0 * p.flops + 20_000
 
 
-@kernel("max_pool2d/planes/cpu", limit=0.0, cost=_cost, scratch=_scratch(2))
+@kernel("max_pool2d/planes/cpu", limit=0.0, cost=_cost, scratch=_pool_scratch)
 def max_pool(p, x, y, scratch):
     none = _NO_SCALES[p.dtype]
-    parallel(_pool_max, _team(p), x.reshape(-1), y.reshape(-1), _sizes(p), none, none, scratch)
+    arrays = x.reshape(-1), y.reshape(-1), _sizes(p), none, none
+    workers = _in_registers(p)
+    if workers:
+        band, pieces = _bands(p, p.oh)
+        parallel(workers[0], _team(p, pieces), *arrays, band)
+    else:
+        parallel(_pool_max, _team(p, p.n * p.c), *arrays, scratch)
 
 
-@kernel("avg_pool2d/planes/cpu", limit=1.0, cost=_cost, scratch=_scratch(2))
+@kernel("avg_pool2d/planes/cpu", limit=1.0, cost=_cost, scratch=_pool_scratch)
 def avg_pool(p, x, y, scratch):
-    parallel(_pool_mean, _team(p), x.reshape(-1), y.reshape(-1), _sizes(p), *_scales(p), scratch)
+    arrays = x.reshape(-1), y.reshape(-1), _sizes(p), *_scales(p)
+    workers = _in_registers(p)
+    if workers:
+        band, pieces = _bands(p, p.oh)
+        parallel(workers[1], _team(p, pieces), *arrays, band)
+    else:
+        parallel(_pool_mean, _team(p, p.n * p.c), *arrays, scratch)
 
 
 @kernel("max_pool2d_with_indices/planes/cpu", limit=0.0, cost=_window_cost, scratch=_scratch(3))
 def max_pool_with_indices(p, x, y, indices, scratch):
     outputs = y.reshape(-1), indices.reshape(-1)
-    parallel(_maximum_indices, _team(p), x.reshape(-1), *outputs, _sizes(p), _offsets(p), scratch)
+    parallel(_maximum_indices, _team(p, p.n * p.c), x.reshape(-1), *outputs, _sizes(p), _offsets(p), scratch)
 
 
-@kernel("max_pool2d_grad/planes/cpu", limit=1.0, cost=_window_cost, scratch=_scratch(3))
+@kernel("max_pool2d_grad/planes/cpu", limit=1.0, cost=_window_cost, scratch=_maximum_gradient_scratch)
 def max_pool_grad(p, x, gy, gx, scratch):
     arrays = x.reshape(-1), gy.reshape(-1), gx.reshape(-1)
-    parallel(_maximum_gradient, _team(p), *arrays, _sizes(p), _offsets(p), scratch)
+    if _tiles(p):
+        band, pieces = _bands(p, p.oh)
+        parallel(pool_rows.maximum_gradient_tiles, _team(p, pieces), *arrays, _sizes(p), band)
+    elif _by_rows(p):
+        sizes, before, ring = _row_sizes(p)
+        band, pieces = _bands(p, p.h)
+        fixed = {2: pool_rows.maximum_gradient_2, 3: pool_rows.maximum_gradient_3}
+        worker = fixed.get(p.kw, pool_rows.maximum_gradient)
+        parallel(worker, _team(p, pieces), *arrays, sizes, _first_columns(p), band, before, ring, scratch)
+    else:
+        parallel(_maximum_gradient, _team(p, p.n * p.c), *arrays, _sizes(p), _offsets(p), scratch)
 
 
-@kernel("avg_pool2d_grad/planes/cpu", limit=1.0, cost=_window_cost, scratch=_scratch(1))
+@kernel("avg_pool2d_grad/planes/cpu", limit=1.0, cost=_window_cost, scratch=_average_gradient_scratch)
 def avg_pool_grad(p, gy, gx, scratch):
-    parallel(_average_gradient, _team(p), gy.reshape(-1), gx.reshape(-1), _sizes(p), *_scales(p), scratch)
+    arrays = gy.reshape(-1), gx.reshape(-1)
+    if _by_rows(p):
+        sizes, before, _ = _row_sizes(p)
+        band, pieces = _bands(p, p.h)
+        parallel(pool_rows.average_gradient, _team(p, pieces), *arrays, sizes, *_scales(p), band, before, scratch)
+    else:
+        parallel(_average_gradient, _team(p, p.n * p.c), *arrays, _sizes(p), *_scales(p), scratch)

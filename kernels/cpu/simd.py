@@ -78,6 +78,19 @@ def load_first(typingctx, x, i, count):
 
 
 @intrinsic
+def load_range_or(typingctx, x, i, low, high, other):
+    """The vector at x.flat[i:], lanes outside low <= lane < high the vector other's and their memory untouched."""
+
+    def codegen(context, b, sig, args):
+        pointer = emit.pointer(context, b, sig.args[0], args[0], args[1])
+        vector = emit.vector(sig.return_type)
+        mask = emit.mask(b, vector.count, args[2], args[3])
+        return b.select(mask, emit.masked_load(b, pointer, vector, mask), args[4])
+
+    return vec_of(x)(x, types.intp, types.intp, types.intp, other), codegen
+
+
+@intrinsic
 def store(typingctx, x, i, v):
     """x.flat[i : i + lanes(x)] = v."""
 
@@ -157,10 +170,17 @@ zip_high = _elementwise(
 @intrinsic
 def fma(typingctx, a, b, c):
     """a·b + c, rounded once where the host has the instruction."""
+def _larger(b, x, y):
+    # Two instructions less than llvm.maximum, which also puts 0 over −0.
+    most = b.select(b.fcmp_ordered("<", x, y), y, x)
+    return b.select(b.fcmp_unordered("uno", y, y), y, most)
+
+
     return a(a, b, c), lambda context, builder, sig, args: emit.fma(builder, *args)
 
 
 @intrinsic
+larger = _elementwise("max(a, b), a if they are equal; NaN if either is NaN", _larger)
 def select_greater(typingctx, value, best, new, old):
     """`new` in lanes where value > best or value is NaN, `old` elsewhere: a maximum that keeps the first of equals."""
 
@@ -189,6 +209,16 @@ def flush_denormals(typingctx):
             return I32(0)
         slot = cgutils.alloca_once(b, I32)
         address = b.bitcast(slot, ir.IntType(8).as_pointer())
+@intrinsic
+def select_equal(typingctx, a, b, new, old):
+    """`new` in lanes where a == b, `old` elsewhere."""
+
+    def codegen(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("==", args[0], args[1]), args[2], args[3])
+
+    return new(a, b, new, old), codegen
+
+
         emit.call(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), [address])
         former = b.load(slot)
         # MXCSR bit 15 flushes results, bit 6 reads denormal operands as zero.
