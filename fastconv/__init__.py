@@ -15,7 +15,7 @@ from fastconv.creation import arange, from_numpy, normal, ones, ones_like, rand,
 from fastconv.nn.functional import flatten, log_softmax, relu, sigmoid, softmax, tanh
 from fastconv.ops import cat, exp, log, matmul, sqrt, stack
 from fastconv.random import manual_seed
-from fastconv.registry import Unsupported, explain, use
+from fastconv.registry import Unsupported, explain, precision, use
 from fastconv.serialize import load, save
 from fastconv.summarize import summary
 from fastconv.tensors import Tensor
@@ -52,6 +52,7 @@ __all__ = [
     "ones",
     "ones_like",
     "optim",
+    "precision",
     "rand",
     "randn",
     "reference",

@@ -175,6 +175,11 @@ class Variable:
         """Changes whenever the values may have changed: in-place operations, `.data`, optimisers, load_state_dict."""
         return self._state.number
 
+    def _is_exclusive(self) -> bool:
+        """Whether nobody else holds the array or a view of it, so that `_version` tells of every change."""
+        # Two references: this tensor's and the argument's.
+        return self._array.base is None and sys.getrefcount(self._array) == 2
+
     def _is_recorded(self) -> bool:
         """Whether an operation on this tensor belongs on the tape."""
         if self._base is not None and self._base[0]._node is not self._base[1]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fastconv import problem as problems
 from fastconv.problem import ConvProblem, IntPair, LinearProblem, Padding, PoolProblem, Problem
-from fastconv.registry import OPS, choose
+from fastconv.registry import OPS, Kernel, choose
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -82,6 +82,43 @@ class _Workspace(threading.local):
 _workspace = _Workspace()
 
 
+class Kept:
+    """What kernels prepared of the weights of one layer, kept until these change.
+
+    The owner says by `state`, any hashable, which values the weights have; a new state forgets all.
+    """
+
+    def __init__(self) -> None:
+        self._state: object = None
+        self._made: dict[str, Array] = {}
+
+    def of(self, state: object) -> Kept:
+        """Itself, with nothing in it that was made in another state."""
+        if state != self._state:
+            self._made.clear()
+            self._state = state
+        return self
+
+    def weights(self, kernel: Kernel, problem: Problem, w: Array) -> Array:
+        """What `kernel` prepares of w, made now or before."""
+        made = self._made.get(kernel.name)
+        if made is None:
+            assert kernel.prepare is not None
+            made = aligned(kernel.prepared(problem), problem.dtype)
+            kernel.prepare(problem, w, made)
+            self._made[kernel.name] = made
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept."""
+        return sum(made.nbytes for made in self._made.values())
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        # A copy of a layer makes its own.
+        return Kept, ()
+
+
 def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]]:
     """Shape and dtype of every output of `op`."""
     shapes: dict[str, tuple[tuple[int, ...], str]] = {
@@ -94,18 +131,24 @@ def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]
     return [shapes[name] for name in OPS[op].outputs]
 
 
-def run(op: str, problem: Problem, algorithm: str, *inputs: Array) -> tuple[Array, ...]:
-    """Do `op` with the kernel chosen for `problem`; `inputs` in the order of OPS[op].inputs."""
-    kernel = choose(op, problem, algorithm)
+def run(op: str, problem: Problem, algorithm: str, *inputs: Array, kept: Kept | None = None) -> tuple[Array, ...]:
+    """Do `op` with the kernel chosen for `problem`; `inputs` in the order of OPS[op].inputs.
+
+    kept: where what the kernel prepares of w stays for the next call; None if it need not.
+    """
+    kernel = choose(op, problem, algorithm, kept=kept is not None)
     arrays = tuple(prepared(array) for array in inputs)
     if problem.flops == 0:
         # No images: nothing to do, and a sum over nothing is zero.
         return tuple(np.zeros(shape, dtype) for shape, dtype in output_shapes(op, problem))
     outputs = tuple(np.empty(shape, dtype) for shape, dtype in output_shapes(op, problem))
+    made = {}
+    if kept is not None and kernel.prepare is not None:
+        made["u"] = kept.weights(kernel, problem, arrays[OPS[op].inputs.index("w")])
     nbytes = kernel.scratch(problem) * problems.itemsize(problem.dtype)
     memory = _workspace.take(nbytes)
     try:
-        kernel.run(problem, *arrays, *outputs, memory[: nbytes // 4].view(problem.dtype))
+        kernel.run(problem, *arrays, *outputs, memory[: nbytes // 4].view(problem.dtype), **made)
     finally:
         _workspace.give(memory)
     return outputs
@@ -134,10 +177,12 @@ def conv2d(
     groups: int = 1,
     *,
     algorithm: str = "auto",
+    kept: Kept | None = None,
 ) -> Array:
     """y[n,o,i,j] = b[o] + Σ_{c,r,s} w[o,c,r,s] · x[n, c, i·sh + r·dh − top, j·sw + s·dw − left], zeros outside x.
 
     x (N, C, H, W), w (O, C/groups, KH, KW), b (O) -> y (N, O, OH, OW). Source: torch.nn.functional.conv2d.
+    kept: what a layer keeps of its weights between calls.
     """
     dtype = _checked(x=x, w=w) if b is None else _checked(x=x, w=w, b=b)
     p = ConvProblem.make(
@@ -150,7 +195,7 @@ def conv2d(
         bias=b is not None,
         dtype=dtype,
     )
-    return run("conv2d", p, algorithm, x, w, _bias(b, p.o, dtype))[0]
+    return run("conv2d", p, algorithm, x, w, _bias(b, p.o, dtype), kept=kept)[0]
 
 
 def conv2d_grad_input(

@@ -112,12 +112,18 @@ class Explanation:
         return "\n".join([str(self.problem), self.machine, *table(self.candidates)])
 
 
-def explain_problem(problem: Problem, ops: Sequence[str], algorithm: str, measured: bool) -> Explanation:
-    """See fastconv.explain; `algorithm` is the one that a layer names for its forward operation."""
+def explain_problem(
+    problem: Problem, ops: Sequence[str], algorithm: str, measured: bool, kept: bool = False
+) -> Explanation:
+    """See fastconv.explain; `algorithm` is the one that a layer names for its forward operation.
+
+    kept: whether the layer keeps what the forward kernel prepares of the weights.
+    """
     peak = machine.fma_rate(problem.dtype)
     candidates = []
     for op in ops:
-        chosen = choose(op, problem, "auto" if "_grad" in op else algorithm)
+        backwards = "_grad" in op
+        chosen = choose(op, problem, "auto" if backwards else algorithm, kept=kept and not backwards)
         able = [kernel for kernel in kernels(op) if kernel.unsupported(problem) is None]
         results = {m.kernel.name: m for m in compare(able, problem)} if measured and problem.flops else {}
         for kernel in kernels(op):

@@ -62,6 +62,10 @@ class Kernel:
 
     run(p, *inputs, *outputs, scratch) writes every element of every output. Arrays are C-contiguous and of p.dtype;
     an absent bias is an array of no elements; `scratch` is an uninitialised 1-D array of scratch(p) elements.
+    A kernel with `prepare` also takes u=, a 1-D array of prepared(p) elements that prepare(p, w, u) has written: what
+    it makes of the weights, done once for many calls. It depends on nothing but w and the groups, and prepare_cost(p)
+    of the cost is its. spread is how many outputs a NaN or inf of the data may reach beyond those that it belongs to,
+    on either side, because outputs are computed in tiles.
     unsupported(p) is the reason why the kernel cannot do p, or None. cost(p) is its predicted time in flops at the
     machine's FMA peak. limit is the most its error may be, in the units of fastconv.testing.error.
     """
@@ -74,6 +78,10 @@ class Kernel:
     scratch: Callable[[Any], int]
     unsupported: Callable[[Any], str | None]
     cost: Callable[[Any], float]
+    prepare: Callable[[Any, Any, Any], None] | None = None
+    prepared: Callable[[Any], int] = lambda p: 0
+    prepare_cost: Callable[[Any], float] = lambda p: 0.0
+    spread: int = 0
 
     @property
     def name(self) -> str:
@@ -92,6 +100,10 @@ def kernel(
     cost: Callable[[Any], float],
     scratch: Callable[[Any], int] = lambda p: 0,
     unsupported: Callable[[Any], str | None] = lambda p: None,
+    prepare: Callable[[Any, Any, Any], None] | None = None,
+    prepared: Callable[[Any], int] = lambda p: 0,
+    prepare_cost: Callable[[Any], float] = lambda p: 0.0,
+    spread: int = 0,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register the decorated function as the kernel `name`; see Kernel for what the arguments mean."""
     op, algorithm, backend = parts if len(parts := name.split("/")) == 3 else ("", "", "")
@@ -101,7 +113,8 @@ def kernel(
         raise ValueError(f"name={name!r}: registered twice, by {_kernels[name].run.__module__} before")
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
-        _kernels[name] = Kernel(op, algorithm, backend, run, limit, scratch, unsupported, cost)
+        weights = (prepare, prepared, prepare_cost)
+        _kernels[name] = Kernel(op, algorithm, backend, run, limit, scratch, unsupported, cost, *weights, spread)
         _cheapest.cache_clear()
         _named_kernel.cache_clear()
         return run
@@ -168,9 +181,35 @@ class use:  # noqa: N801 - called like a function, as torch.no_grad is
         _named.reset(self._token)
 
 
-def choose(op: str, problem: Problem, algorithm: str = "auto", backend: str = "cpu") -> Kernel:
+# The largest error limit that "auto" may choose, in the units of fastconv.testing.error.
+PRECISIONS: Mapping[str, float] = {"strict": 1.0, "default": 3.0, "fast": float("inf")}
+
+_precision: ContextVar[str] = ContextVar("fastconv_precision", default="default")
+
+
+class precision:  # noqa: N801 - called like a function, as torch.no_grad is
+    """How much rounding the automatic choice may accept, from the call on or until the `with` block ends.
+
+    "strict": kernels that round no worse than a plain sum, F(2×2) among them; "default": also Winograd's F(4×4);
+    "fast": every kernel, F(6×6) too. Named algorithms are not affected. ValueError for another name.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in PRECISIONS:
+            raise ValueError(f"name={name!r}: needs one of {', '.join(PRECISIONS)}")
+        self._token: Token[str] = _precision.set(name)
+
+    def __enter__(self) -> precision:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _precision.reset(self._token)
+
+
+def choose(op: str, problem: Problem, algorithm: str = "auto", backend: str = "cpu", *, kept: bool = False) -> Kernel:
     """The kernel that serves `problem`: the named algorithm, or for "auto" the one `use` names or the cheapest.
 
+    kept: whether what a kernel prepares of the weights is kept, so that calls do not pay for it.
     Raises Unsupported if a named algorithm cannot do the problem, ValueError if there is none of that name.
     """
     if not isinstance(algorithm, str):
@@ -180,7 +219,7 @@ def choose(op: str, problem: Problem, algorithm: str = "auto", backend: str = "c
     if algorithm == "auto":
         algorithm = _named.get().get(op, "auto")
         if algorithm == "auto":
-            return _cheapest(op, problem, backend)
+            return _cheapest(op, problem, backend, kept, PRECISIONS[_precision.get()])
     return _named_kernel(op, problem, algorithm, backend)
 
 
@@ -197,9 +236,9 @@ def _named_kernel(op: str, problem: Problem, algorithm: str, backend: str) -> Ke
 
 
 @lru_cache(maxsize=4096)
-def _cheapest(op: str, problem: Problem, backend: str) -> Kernel:
-    able = [k for k in kernels(op, backend) if k.unsupported(problem) is None]
-    return min(able, key=lambda k: (k.cost(problem), k.name))
+def _cheapest(op: str, problem: Problem, backend: str, kept: bool, limit: float) -> Kernel:
+    able = [k for k in kernels(op, backend) if k.unsupported(problem) is None and k.limit <= limit]
+    return min(able, key=lambda k: (k.cost(problem) - kept * k.prepare_cost(problem), k.name))
 
 
 def has_meaning(op: str, problem: Problem) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.functional import Kept
 from fastconv.nn import functional as F
 from fastconv.nn import init
 from fastconv.nn.checks import float_dtype, image_shape, one_of, real
@@ -63,6 +64,7 @@ class Conv2d(Module):
         self.padding = padding if isinstance(padding, str) else pair("padding", padding, 0)
         self.padding_mode = one_of("padding_mode", padding_mode, PADDING_MODES)
         self.algorithm = algorithm
+        self._kept = Kept()
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = Parameter(np.empty(shape, float_dtype(dtype)))
         self.bias = Parameter(np.empty(self.out_channels, float_dtype(dtype))) if boolean("bias", bias) else None
@@ -84,9 +86,16 @@ class Conv2d(Module):
             top, bottom, left, right = self._sides(*image_shape(x)[2:])
             x = F.pad(x, (left, right, top, bottom), self.padding_mode)
             padding = 0
-        return F.conv2d(
-            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, algorithm=self.algorithm
-        )
+        args = (self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(x, self.weight, self.bias, *args, algorithm=self.algorithm, kept=self._keep())
+
+    def _keep(self) -> Kept | None:
+        """Where prepared weights are kept: in evaluation, and only while no change of the weights can go unseen."""
+        weight = self.weight
+        if self.training or not weight._is_exclusive():
+            self._kept.of(None)
+            return None
+        return self._kept.of((weight._version, id(weight._array)))
 
     def problem(self, x: Any) -> ConvProblem:
         """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""

@@ -48,11 +48,13 @@ def conv2d(
     groups: int = 1,
     *,
     algorithm: str = "auto",
+    kept: functional.Kept | None = None,
 ) -> T:
     """Cross-correlation: input (N, C, H, W), weight (O, C/groups, KH, KW), bias (O) -> (N, O, OH, OW).
 
     padding may also be "same" (TensorFlow's rule, strided too) or "valid". `algorithm` names the kernel of the forward
-    pass; each gradient chooses its own. Source: torch.nn.functional.conv2d.
+    pass; each gradient chooses its own. kept: what a layer keeps of its weights between calls.
+    Source: torch.nn.functional.conv2d.
     """
     a = real("input", input)
     w = real("weight", weight, a)
@@ -62,7 +64,7 @@ def conv2d(
     before, size = a.shape, image_shape(a)
     x = _shaped(a, size)
     args = (stride, padding, dilation, groups)
-    y = functional.conv2d(x, w, b, *args, algorithm=algorithm)
+    y = functional.conv2d(x, w, b, *args, algorithm=algorithm, kept=kept)
     shape = y.shape
 
     def grad_input(g: Array) -> Array:

@@ -61,9 +61,16 @@ def align(vector):
 
 def mask(b, lanes, low, high):
     """Lanes with low <= lane < high; low may be None for 0."""
-    iota = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))
-    mask = b.icmp_signed("<", iota, splat(b, high, lanes))
-    return mask if low is None else b.and_(mask, b.icmp_signed(">=", iota, splat(b, low, lanes)))
+    iota = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+
+    def bound(number):
+        # 32 bits a lane are half the compare; a bound beyond the lanes is as good as their end.
+        for limit, outside in ((0, "<"), (lanes, ">")):
+            number = b.select(b.icmp_signed(outside, number, I64(limit)), I64(limit), number)
+        return splat(b, b.trunc(number, I32), lanes)
+
+    mask = b.icmp_signed("<", iota, bound(high))
+    return mask if low is None else b.and_(mask, b.icmp_signed(">=", iota, bound(low)))
 
 
 def masked_load(b, pointer, vector, mask):
@@ -77,6 +84,18 @@ def masked_store(b, pointer, value, mask):
     address = as_vector_pointer(b, pointer, value.type)
     name = f"llvm.masked.store.{suffix(value.type)}.p0"
     call(b, name, ir.VoidType(), [value, address, I32(align(value.type)), mask])
+
+
+def at_least(b, x, y):
+    """The larger lane by lane; where x is NaN, x."""
+    # Ordered, so that NaN is not less: one instruction where llvm.maximum takes four.
+    return b.select(b.fcmp_ordered("<", x, y), y, x)
+
+
+def prefetch(b, pointer, writing):
+    address = b.bitcast(pointer, ir.IntType(8).as_pointer())
+    # Into every level of the cache (3), data (1).
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [address, I32(int(writing)), I32(3), I32(1)])
 
 
 def sum_lanes(b, vector):

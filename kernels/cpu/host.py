@@ -27,6 +27,9 @@ AVX2 = "avx2" in FEATURES and "fma" in FEATURES
 # Without a fused instruction llvm.fma is a library call for each element; llvm.fmuladd rounds twice instead.
 FMA = AVX512 or AVX2 or ARM64
 
+# Whether masked loads and stores cost what plain ones do.
+MASKS = AVX512
+
 VECTOR_BYTES = 64 if AVX512 else 32 if AVX2 else 16
 VECTOR_REGISTERS = 32 if AVX512 or ARM64 else 16
 

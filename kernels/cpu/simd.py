@@ -125,11 +125,28 @@ def splat(typingctx, x, value):
     return ty(x, value), codegen
 
 
-def _elementwise(doc, emit):
+def _prefetch(writing, doc):
+    def typing(typingctx, x, i):
+        def codegen(context, b, sig, args):
+            pointer = emit.pointer(context, b, sig.args[0], args[0], args[1])
+            emit.prefetch(b, pointer, writing)
+            return context.get_dummy_value()
+
+        return types.void(x, types.intp), codegen
+
+    typing.__doc__ = doc
+    return intrinsic(typing)
+
+
+prefetch = _prefetch(False, "Ask for the cache line of x.flat[i], which will be read; i need not lie in x.")
+prefetch_to_write = _prefetch(True, "Ask for the cache line of x.flat[i], which will be written; i need not lie in x.")
+
+
+def _elementwise(doc, emitted):
     def typing(typingctx, a, b):
         if not isinstance(a, Vec) or a != b:
             raise TypeError(f"needs two vectors of one type, got {a} and {b}")
-        return a(a, b), lambda context, builder, sig, args: emit(builder, *args)
+        return a(a, b), lambda context, builder, sig, args: emitted(builder, *args)
 
     typing.__doc__ = doc
     return intrinsic(typing)
@@ -153,10 +170,18 @@ def _shuffle(picked):
     return emit
 
 
+def _larger(b, x, y):
+    # Two instructions less than llvm.maximum, which also puts 0 over −0.
+    most = b.select(b.fcmp_ordered("<", x, y), y, x)
+    return b.select(b.fcmp_unordered("uno", y, y), y, most)
+
+
 add = _elementwise("a + b", lambda b, x, y: b.fadd(x, y))
 sub = _elementwise("a − b", lambda b, x, y: b.fsub(x, y))
 mul = _elementwise("a · b", lambda b, x, y: b.fmul(x, y))
 maximum = _elementwise("max(a, b); NaN if either is NaN", _maximum)
+at_least = _elementwise("the larger of a and b; where a is NaN, a", emit.at_least)
+larger = _elementwise("max(a, b), a if they are equal; NaN if either is NaN", _larger)
 minimum = _elementwise("min(a, b); NaN if either is NaN", _minimum)
 even_lanes = _elementwise("a[0], a[2], … b[0], b[2], …", _shuffle(lambda n: list(range(0, 2 * n, 2))))
 odd_lanes = _elementwise("a[1], a[3], … b[1], b[3], …", _shuffle(lambda n: list(range(1, 2 * n, 2))))
@@ -170,17 +195,10 @@ zip_high = _elementwise(
 @intrinsic
 def fma(typingctx, a, b, c):
     """a·b + c, rounded once where the host has the instruction."""
-def _larger(b, x, y):
-    # Two instructions less than llvm.maximum, which also puts 0 over −0.
-    most = b.select(b.fcmp_ordered("<", x, y), y, x)
-    return b.select(b.fcmp_unordered("uno", y, y), y, most)
-
-
     return a(a, b, c), lambda context, builder, sig, args: emit.fma(builder, *args)
 
 
 @intrinsic
-larger = _elementwise("max(a, b), a if they are equal; NaN if either is NaN", _larger)
 def select_greater(typingctx, value, best, new, old):
     """`new` in lanes where value > best or value is NaN, `old` elsewhere: a maximum that keeps the first of equals."""
 
@@ -189,6 +207,16 @@ def select_greater(typingctx, value, best, new, old):
         return b.select(b.or_(greater, b.fcmp_unordered("uno", args[0], args[0])), args[2], args[3])
 
     return value(value, best, new, old), codegen
+
+
+@intrinsic
+def select_equal(typingctx, a, b, new, old):
+    """`new` in lanes where a == b, `old` elsewhere."""
+
+    def codegen(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("==", args[0], args[1]), args[2], args[3])
+
+    return new(a, b, new, old), codegen
 
 
 @intrinsic
@@ -209,16 +237,6 @@ def flush_denormals(typingctx):
             return I32(0)
         slot = cgutils.alloca_once(b, I32)
         address = b.bitcast(slot, ir.IntType(8).as_pointer())
-@intrinsic
-def select_equal(typingctx, a, b, new, old):
-    """`new` in lanes where a == b, `old` elsewhere."""
-
-    def codegen(context, builder, sig, args):
-        return builder.select(builder.fcmp_ordered("==", args[0], args[1]), args[2], args[3])
-
-    return new(a, b, new, old), codegen
-
-
         emit.call(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), [address])
         former = b.load(slot)
         # MXCSR bit 15 flushes results, bit 6 reads denormal operands as zero.

@@ -314,9 +314,7 @@ def prefetch_tile(typingctx, tile, y, offsets, row_stride, rows):
             shift = b.mul(stride, b.select(b.icmp_signed("<", I64(r), last), I64(r), last))
             for place in _offsets(b, places, tile.vecs):
                 pointer = emit.pointer(context, b, sig.args[1], array, b.add(place, shift))
-                address = b.bitcast(pointer, ir.IntType(8).as_pointer())
-                # To write (1), into every level of the cache (3), data (1).
-                emit.call(b, "llvm.prefetch.p0", ir.VoidType(), [address, I32(1), I32(3), I32(1)])
+                emit.prefetch(b, pointer, True)
         return context.get_dummy_value()
 
     intp = types.intp

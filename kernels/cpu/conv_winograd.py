@@ -1,0 +1,470 @@
+"""conv2d/winograd_f2, _f4, _f6: 3×3 convolution of stride 1 with (m + 2)² products for every m×m outputs.
+
+    y = Aᵀ [ Σ_c (G w_c Gᵀ) ⊙ (Bᵀ x_c B) ] A      for each m×m tile of outputs, m = 2, 4, 6
+
+The sum over channels is (m + 2)² matrix products, one for each place of a transformed tile: U (output channels ×
+channels) times V (channels × tiles). Tiles, numbered through images, rows and columns, fill the lanes; output channels
+are broadcast. A piece of work is a region of at most 3 vectors + 1 tiles and some of the output channels: transform
+the region's inputs for all channels, then for one panel of TILE_ROWS output channels after another multiply and
+transform back, so that what lies between x and y stays in the thread's cache.
+
+The one tile beyond whole vectors costs a 24th: maps of 28·2^k have 49·4^k tiles of 4×4.
+
+The input gradient is the same with w's channels exchanged and its taps reversed. Weights are transformed once
+(`prepare`): [group][panel][place][channel][TILE_ROWS]. Source: A. Lavin and S. Gray, Fast Algorithms for
+Convolutional Neural Networks (2015).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from fastconv import threads
+from fastconv.kernels.cpu.gemm import NO_BIAS
+from fastconv.kernels.cpu.host import MASKS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
+from fastconv.kernels.cpu.jit import inner, njit
+from fastconv.kernels.cpu.simd import (
+    flush_denormals,
+    lanes,
+    load,
+    load_range,
+    prefetch,
+    prefetch_to_write,
+    restore_denormals,
+    splat,
+    store,
+    store_first,
+)
+from fastconv.kernels.cpu.team import parallel, take
+from fastconv.kernels.cpu.tiles import outer, row_offsets, shares, spaced, store_tile, zeros
+from fastconv.kernels.cpu.winograd_transforms import (
+    add_product,
+    address,
+    no_rows,
+    store_column,
+    transform_input,
+    transform_output,
+    transform_weights,
+)
+from fastconv.problem import itemsize
+from fastconv.registry import kernel
+
+# A piece of a region, what one transform does, is at most a vector of tiles; a run is those that lie in one row of
+# tiles. Of a run is known: the number of the piece's first tile in the region, its own first lane in the piece, how
+# many tiles, and the first one's image, row and column.
+_RUN = 6
+
+# Most bytes of transformed weights at a time when nobody keeps them.
+_WEIGHT_BYTES = 16 * 2**20
+
+# Channels summed up before they are added to those before them: short sums of short sums round less than one long one.
+_DEPTH = 128
+
+# Elements that a prefetch is expected to bring: a cache line of float32.
+_LINE = 16
+
+
+@inner
+def _strides(tiles, sources, width):
+    """Elements between rows and planes of V, and between rows and planes of the products of one panel.
+
+    Planes are an odd number of cache lines apart, so that their streams do not meet in one set of the cache.
+    """
+    v_plane = (sources * tiles + width + 15) // 32 * 32 + 16
+    if v_plane < sources * tiles + width:
+        v_plane += 32
+    out_row = (tiles + width - 1) // width * width
+    return tiles, v_plane, out_row, TILE_ROWS * out_row + 16
+
+
+@inner
+def _list_runs(runs, first, count, width, tiles_y, tiles_x):
+    """Write the runs of tiles first … first + count − 1 into `runs`; returns how many.
+
+    Pieces end with a row of tiles, so that they need no copies, unless rows are short of half a vector.
+    """
+    number, tile, end, lane = 0, first, first + count, 0
+    while tile < end:
+        x, row = tile % tiles_x, tile // tiles_x
+        length = min(end - tile, width - lane, tiles_x - x)
+        at = number * _RUN
+        runs[at], runs[at + 1], runs[at + 2] = tile - first - lane, lane, length
+        runs[at + 3], runs[at + 4], runs[at + 5] = row // tiles_y, row % tiles_y, x
+        number += 1
+        tile += length
+        lane += length
+        if lane == width or 2 * tiles_x > width:
+            lane = 0
+    return number
+
+
+@inner
+def _copy_line(x, row, first, count, in_w, inside, buffer, at):
+    """buffer.flat[at + k] = element first + k of a source line at x.flat[row:], zero outside it, for k < count.
+
+    May write up to a vector more.
+    """
+    width = lanes(x)
+    for k in range(0, count, width):
+        low, high = -first - k, in_w - first - k
+        if not inside:
+            high = low
+        store(buffer, at + k, load_range(x, row + first + k, low, min(high, count - k)))
+
+
+@inner
+def _transform_region(edge, x, source, runs, count, sizes, v, v_at, v_row, v_plane, buffer, line):
+    """V of one region: all tiles of all `sources` channels of one group."""
+    groups, sources, in_h, in_w, top, left = sizes[1], sizes[2], sizes[4], sizes[5], sizes[8], sizes[9]
+    m = len(edge)
+    alpha = m + 2
+    plane = in_h * in_w
+    shifted = buffer + alpha * line
+    for c in range(sources):
+        k = 0
+        while k < count:
+            tile, length = runs[k * _RUN], runs[k * _RUN + 2]
+            image, y, first = runs[k * _RUN + 3], top + runs[k * _RUN + 4] * m, left + runs[k * _RUN + 5] * m
+            corner = (image * groups * sources + source + c) * plane + y * in_w + first
+            to = v_at + c * v_row + tile
+            for i in range(alpha):
+                # The same lines of the next channel, too far away for the processor to foresee.
+                for u in range(0, length * m + 2, _LINE):
+                    prefetch(x, corner + plane + i * in_w + u)
+            # Where lanes go on from one row of tiles to the next, or cannot be masked, they are copied together.
+            joined = k + 1 < count and runs[k * _RUN + _RUN] == tile
+            here, further, stride = address(x, corner), address(x, corner + m), in_w
+            low, high, height = -first, min(in_w - first, length * m + 2), in_h
+            if joined or not MASKS:
+                here, stride = address(v, buffer), line
+                further = address(v, shifted) if joined else address(v, buffer + m)
+                while k < count and runs[k * _RUN] == tile:
+                    lane, length = runs[k * _RUN + 1], runs[k * _RUN + 2]
+                    image, y, first = runs[k * _RUN + 3], top + runs[k * _RUN + 4] * m, left + runs[k * _RUN + 5] * m
+                    channel = (image * groups * sources + source + c) * plane
+                    for i in range(alpha):
+                        row = channel + (y + i) * in_w
+                        inside = y + i >= 0 and y + i < in_h
+                        at = i * line + lane * m
+                        _copy_line(x, row, first, length * m + 2, in_w, inside, v, buffer + at)
+                        if joined:
+                            _copy_line(x, row, first + m, length * m, in_w, inside, v, shifted + at)
+                    k += 1
+                low, high, y, height = 0, line, 0, alpha
+            else:
+                k += 1
+            transform_input(edge, here, further, stride, low, high, y, height, v, to, v_plane)
+
+
+def _make_multiply(vecs, one_more):
+    @inner
+    def multiply(u, u_at, v, v_at, v_row, depth, out, to, row):
+        """out.flat[to + r·row :] = Σ_c u.flat[u_at + c·TILE_ROWS + r] · v.flat[v_at + c·v_row :] for `vecs` vectors.
+
+        And for one tile more, if `one_more`.
+        """
+        width = lanes(v)
+        for start in range(0, depth, _DEPTH):
+            tile = zeros(v, TILE_ROWS, vecs)
+            rows = row_offsets(tile, TILE_ROWS, 1)
+            column = no_rows(v)
+            for c in range(start, min(start + _DEPTH, depth)):
+                a, first = u_at + c * TILE_ROWS, v_at + c * v_row
+                tile = outer(tile, u, a, rows, v, spaced(tile, first, width))
+                if one_more:
+                    column = add_product(column, u, a, v, first + vecs * width)
+            places, whole = spaced(tile, to, width), shares(tile, vecs * width)
+            if start > 0:
+                store_tile(tile, out, places, whole, row, TILE_ROWS, True)
+            else:
+                store_tile(tile, out, places, whole, row, TILE_ROWS, False)
+            if one_more:
+                store_column(column, out, to + vecs * width, row, start > 0)
+
+    return multiply
+
+
+_one, _two, _three = (_make_multiply(vecs, False) for vecs in (1, 2, 3))
+_one_more = _make_multiply(TILE_VECS, True)
+
+
+@inner
+def _multiply(tiles, *args):
+    """The product for as many vectors as `tiles` fill."""
+    width = lanes(args[0])
+    if tiles > TILE_VECS * width:
+        _one_more(*args)
+    elif TILE_VECS == 3 and tiles > 2 * width:
+        _three(*args)
+    elif tiles > width:
+        _two(*args)
+    else:
+        _one(*args)
+
+
+@inner
+def _store_region(
+    edge, products, at, row, plane, bias, bias_at, floor, y, target, runs, count, rows, sizes, buffer, line
+):
+    """Transform `rows` output channels of a region back, add their bias and write them."""
+    groups, all_rows, out_h, out_w = sizes[1], sizes[3], sizes[6], sizes[7]
+    m, width = len(edge), lanes(y)
+    least = splat(y, floor)
+    for r in range(rows):
+        shift = splat(y, y.dtype.type(0))
+        if bias.size:
+            shift = splat(y, bias[bias_at + r])
+        k = 0
+        while k < count:
+            tile, length = runs[k * _RUN], runs[k * _RUN + 2]
+            image, ty, tx = runs[k * _RUN + 3], runs[k * _RUN + 4] * m, runs[k * _RUN + 5] * m
+            corner = ((image * groups * all_rows + target + r) * out_h + ty) * out_w + tx
+            joined = k + 1 < count and runs[k * _RUN + _RUN] == tile
+            direct = MASKS and not joined and ty + m <= out_h
+            here, stride, elements = address(products, buffer), line, m * width
+            if direct:
+                here, stride, elements = address(y, corner), out_w, min(length * m, out_w - tx)
+            transform_output(edge, products, at + r * row + tile, plane, shift, least, here, stride, elements)
+            if direct:
+                k += 1
+                continue
+            while k < count and runs[k * _RUN] == tile:
+                lane, length = runs[k * _RUN + 1], runs[k * _RUN + 2]
+                image, ty, tx = runs[k * _RUN + 3], runs[k * _RUN + 4] * m, runs[k * _RUN + 5] * m
+                corner = ((image * groups * all_rows + target + r) * out_h + ty) * out_w + tx
+                elements = min(length * m, out_w - tx)
+                for i in range(min(m, out_h - ty)):
+                    for u in range(0, elements, width):
+                        value = load(products, buffer + i * line + lane * m + u)
+                        store_first(y, corner + i * out_w + u, value, elements - u)
+                k += 1
+
+
+@inner
+def _expect(edge, y, target, runs, count, rows, sizes):
+    """Ask for the memory that `_store_region` will write."""
+    groups, all_rows, out_h, out_w = sizes[1], sizes[3], sizes[6], sizes[7]
+    m = len(edge)
+    for r in range(rows):
+        for k in range(count):
+            image, ty, tx = runs[k * _RUN + 3], runs[k * _RUN + 4] * m, runs[k * _RUN + 5] * m
+            to = ((image * groups * all_rows + target + r) * out_h + ty) * out_w + tx
+            for i in range(m):
+                for u in range(0, runs[k * _RUN + 2] * m, _LINE):
+                    prefetch_to_write(y, to + i * out_w + u)
+
+
+@njit
+def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, y, sizes, work):
+    """One (group, region, part of the output channels) after another until none is left.
+
+    Output channels are those of `panels` panels from first_panel on; u holds just their weights.
+    """
+    state = flush_denormals()
+    images, groups, sources, rows = sizes[:4]
+    tiles_y, tiles_x, tiles, parts, line, size = sizes[10:]
+    m, width = len(edge), lanes(x)
+    places = (m + 2) * (m + 2)
+    every = images * tiles_y * tiles_x
+    regions = (every + tiles - 1) // tiles
+    v_row, v_plane, out_row, out_plane = _strides(tiles, sources, width)
+    # A thread's memory: V, one panel's products, and a buffer of lines.
+    v_at = thread * size
+    out_at = v_at + places * v_plane
+    buffer = out_at + places * out_plane
+    runs = np.empty(_RUN * (TILE_VECS + 1) * width, np.int64)
+    held, count = -1, 0
+    while True:
+        piece = take(counter, thread, groups * regions * parts)
+        if piece < 0:
+            break
+        part, place = piece % parts, piece // parts
+        group, region = place // regions, place % regions
+        here = min(tiles, every - region * tiles)
+        if place != held:
+            count = _list_runs(runs, region * tiles, here, width, tiles_y, tiles_x)
+            _transform_region(edge, x, group * sources, runs, count, sizes, work, v_at, v_row, v_plane, buffer, line)
+            held = place
+        for panel in range(panels * part // parts, panels * (part + 1) // parts):
+            r = group * rows + (first_panel + panel) * TILE_ROWS
+            n = min(TILE_ROWS, rows - (first_panel + panel) * TILE_ROWS)
+            _expect(edge, y, r, runs, count, n, sizes)
+            u_at = (group * panels + panel) * places * sources * TILE_ROWS
+            for k in range(places):
+                to = out_at + k * out_plane
+                _multiply(here, u, u_at, work, v_at + k * v_plane, v_row, sources, work, to, out_row)
+                u_at += sources * TILE_ROWS
+            _store_region(
+                edge, work, out_at, out_row, out_plane, bias, r, floor, y, r, runs, count, n, sizes, buffer, line
+            )  # fmt: skip
+    restore_denormals(state)
+
+
+@njit
+def _transform_weights(counter, thread, edge, w, u, first_panel, panels, layout):
+    """u = U of `panels` panels of every group from first_panel on, one panel after another until none is left."""
+    state = flush_denormals()
+    groups, rows, sources, row_stride, source_stride, tap_stride = layout
+    places = (len(edge) + 2) * (len(edge) + 2)
+    plane = sources * TILE_ROWS
+    while True:
+        piece = take(counter, thread, groups * panels)
+        if piece < 0:
+            break
+        group, r = piece // panels, (first_panel + piece % panels) * TILE_ROWS
+        n = min(TILE_ROWS, rows - r)
+        # A tap stride of −1 reads the nine taps backwards.
+        first = group * rows * sources * 9 + r * row_stride + (8 if tap_stride < 0 else 0)
+        for c in range(sources):
+            to = piece * places * plane + c * TILE_ROWS
+            transform_weights(edge, w, first + c * source_stride, row_stride, n, tap_stride, u, to, plane)
+    restore_denormals(state)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What of a problem is worked out once.
+
+    sizes: _convolve's; layout: _transform_weights'. work: elements of scratch of all threads; panel: elements of U of
+    one panel of all groups; panels: of a group; at_once: how many are transformed and used at a time when nobody keeps
+    U; pieces: of work; vectors: of tiles multiplied for each panel.
+    """
+
+    sizes: np.ndarray
+    layout: np.ndarray
+    work: int
+    panel: int
+    panels: int
+    at_once: int
+    pieces: int
+    vectors: float
+
+
+@lru_cache(maxsize=1024)
+def _plan(m, p, backwards):
+    """The plan of a forward convolution, or of its input gradient if `backwards`."""
+    if backwards:
+        sources, rows, in_h, in_w, out_h, out_w = p.og, p.cg, p.oh, p.ow, p.h, p.w
+        top, left = p.padding[0] - 2, p.padding[2] - 2
+        layout = (p.groups, rows, sources, 9, 9 * p.cg, -1)
+    else:
+        sources, rows, in_h, in_w, out_h, out_w = p.cg, p.og, p.h, p.w, p.oh, p.ow
+        top, left = -p.padding[0], -p.padding[2]
+        layout = (p.groups, rows, sources, 9 * p.cg, 9, 1)
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    tiles_y, tiles_x = -(-out_h // m), -(-out_w // m)
+    every = max(1, p.n * tiles_y * tiles_x)
+
+    def vectors(tiles):
+        """What multiplying a panel by all tiles costs in regions of so many, in vectors."""
+        regions, rest = divmod(every, tiles)
+        one, last = (TILE_VECS + 0.1 if t > TILE_VECS * width else -(-t // width) for t in (tiles, rest))
+        # Every region reads all weights again.
+        return regions * one + last + 0.1 * -(-every // tiles)
+
+    most = TILE_VECS * width
+    tiles = min((most + 1, *range(most, 0, -width)), key=vectors)
+    regions = p.groups * -(-every // tiles)
+    panels = -(-rows // TILE_ROWS)
+    # Pieces enough for threads to end together; a thread transforms a region once for those it does in a row.
+    parts = min(panels, max(1, -(-8 * threads.available() // regions)))
+    line = width * m + width
+    _, v_plane, _, out_plane = _strides.py_func(tiles, sources, width)
+    size = (m + 2) ** 2 * (v_plane + out_plane) + 2 * (m + 2) * line
+    sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x)
+    panel = p.groups * sources * TILE_ROWS * (m + 2) ** 2
+    return _Plan(
+        sizes=np.array((*sizes, tiles, parts, line, size), np.int64),
+        layout=np.array(layout, np.int64),
+        work=threads.available() * size,
+        panel=panel,
+        panels=panels,
+        at_once=max(1, min(panels, _WEIGHT_BYTES // itemsize(p.dtype) // panel)),
+        pieces=regions * parts,
+        vectors=p.groups * vectors(tiles),
+    )
+
+
+def _prepare(m, plan, w, u, first=0, panels=None):
+    panels = panels or plan.panels
+    team = threads.team(100.0 * w.size, panels)
+    parallel(_transform_weights, team, (0,) * m, w.reshape(-1), u, first, panels, plan.layout)
+
+
+def _run(m, p, plan, x, w, b, y, scratch, u):
+    floor = y.dtype.type(-np.inf)
+    work, own = scratch[: plan.work], scratch[plan.work :]
+    team = threads.team(p.flops, plan.pieces)
+    step = plan.at_once if u is None else plan.panels
+    for first in range(0, plan.panels, step):
+        panels = min(step, plan.panels - first)
+        weights = u
+        if u is None:
+            weights = own
+            _prepare(m, plan, w, own, first, panels)
+        args = (weights, first, panels, b, floor, y.reshape(-1), plan.sizes, work)
+        parallel(_convolve, team, (0,) * m, x.reshape(-1), *args)
+
+
+def _unsupported(p):
+    if (p.kh, p.kw) != (3, 3):
+        return f"kernel {p.kh}×{p.kw}, needs 3×3"
+    if p.stride != (1, 1):
+        return f"stride {p.stride}, needs 1"
+    if p.dilation != (1, 1):
+        return f"dilation {p.dilation}, needs 1"
+    return None
+
+
+# Flops' worth of time: transforming one vector of tiles of one channel, and one weight, for each of (m + 2)² places.
+_TRANSFORM_COST = 500.0
+_WEIGHT_COST = 30.0
+
+
+def _cost(m, p, backwards):
+    plan, places = _plan(m, p, backwards), (m + 2) ** 2
+    sources, rows = (p.og, p.cg) if backwards else (p.cg, p.og)
+    lanes_each = VECTOR_BYTES // itemsize(p.dtype)
+    multiply = 2.0 * plan.vectors * plan.panels * TILE_ROWS * lanes_each * sources * places
+    transforms = _TRANSFORM_COST * plan.vectors * (sources + rows) + _WEIGHT_COST * p.groups * sources * rows
+    return 1.05 * multiply + transforms * places + 60_000
+
+
+def _weight_cost(m, p):
+    return _WEIGHT_COST * (m + 2) ** 2 * p.o * p.cg
+
+
+def _register(m, limit):
+    def register(op, backwards):
+        return kernel(
+            f"{op}/winograd_f{m}/cpu",
+            limit=limit,
+            spread=m - 1,
+            cost=lambda p: _cost(m, p, backwards),
+            scratch=lambda p: _plan(m, p, backwards).work + _own(m, p, backwards),
+            unsupported=_unsupported,
+            prepare=lambda p, w, u: _prepare(m, _plan(m, p, backwards), w, u),
+            prepared=lambda p: _plan(m, p, backwards).panel * _plan(m, p, backwards).panels,
+            prepare_cost=lambda p: _weight_cost(m, p),
+        )
+
+    @register("conv2d", False)
+    def forward(p, x, w, b, y, scratch, u=None):
+        _run(m, p, _plan(m, p, False), x, w, b, y, scratch, u)
+
+    @register("conv2d_grad_input", True)
+    def grad_input(p, gy, w, gx, scratch, u=None):
+        _run(m, p, _plan(m, p, True), gy, w, NO_BIAS[p.dtype], gx, scratch, u)
+
+
+def _own(m, p, backwards):
+    """Elements of scratch for weights that nobody keeps."""
+    plan = _plan(m, p, backwards)
+    return plan.at_once * plan.panel
+
+
+for _m, _limit in ((2, 1.0), (4, 3.0), (6, 25.0)):
+    _register(_m, _limit)

@@ -1,0 +1,294 @@
+"""Winograd's transforms as straight-line vector code, emitted from the matrices of winograd_matrices.
+
+The lanes of a vector are tiles: one intrinsic transforms as many tiles as a vector has lanes. It is emitted as a whole
+because hundreds of Numba statements compile for seconds. The size m of F(m×m, 3×3) is the length of the tuple `edge`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import llvmlite.ir as ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from fastconv.kernels.cpu import emit
+from fastconv.kernels.cpu.emit import I1, I32, I64
+from fastconv.kernels.cpu.host import MASKS, TILE_ROWS
+from fastconv.kernels.cpu.simd import Vec, vec_of
+from fastconv.kernels.cpu.winograd_matrices import POINTS, TAPS, matrices
+
+
+@lru_cache
+def _matrices(m):
+    return [[list(map(float, row)) for row in matrix] for matrix in matrices(m, POINTS[m])]
+
+
+def _scaled(b, coefficient, x):
+    return b.fmul(ir.Constant(x.type, [coefficient] * x.type.count), x)
+
+
+def _combination(b, row, xs):
+    """Σ row[j] · xs[j], terms of coefficient 0 left out and those of ±1 not multiplied; None if all are 0."""
+    terms = sorted(((c, x) for c, x in zip(row, xs, strict=True) if c), key=lambda term: abs(term[0]) != 1)
+    total = None
+    for c, x in terms:
+        if total is None:
+            total = x if c == 1 else _scaled(b, c, x)
+        elif abs(c) == 1:
+            total = b.fadd(total, x) if c == 1 else b.fsub(total, x)
+        else:
+            total = emit.fma(b, ir.Constant(x.type, [c] * x.type.count), x, total)
+    return total
+
+
+def _to_points(b, matrix, xs):
+    """matrix · xs where rows 1, 2 and 3, 4 … belong to points p and −p: even parts are equal, odd parts opposite."""
+    results = [_combination(b, matrix[0], xs)]
+    for k in range(1, len(matrix) - 1, 2):
+        plus, minus = matrix[k], matrix[k + 1]
+        same = _combination(b, [c if c == d else 0.0 for c, d in zip(plus, minus, strict=True)], xs)
+        odd = _combination(b, [c if c != d else 0.0 for c, d in zip(plus, minus, strict=True)], xs)
+        results += [b.fadd(same, odd), b.fsub(same, odd)]
+    return [*results, _combination(b, matrix[-1], xs)]
+
+
+def _from_points(b, matrix, xs):
+    """matrix · xs where columns 1, 2 and 3, 4 … belong to points p and −p."""
+    pairs = range(1, len(xs) - 1, 2)
+    sums = [b.fadd(xs[k], xs[k + 1]) for k in pairs]
+    differences = [b.fsub(xs[k], xs[k + 1]) for k in pairs]
+    results = []
+    for row in matrix:
+        halves = [s if row[k] == row[k + 1] else d for k, s, d in zip(pairs, sums, differences, strict=True)]
+        results.append(_combination(b, [row[0], *(row[k] for k in pairs), row[-1]], [xs[0], *halves, xs[-1]]))
+    return results
+
+
+def _shuffle(b, x, y, lanes):
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, x.type.count), lanes))
+
+
+def _every(b, xs, step, first):
+    """The vector of elements first, first + step, … of `step` vectors in a row."""
+    count = xs[0].type.count
+    if step == 1:
+        return xs[0]
+    if step % 2 == 0:
+        picks = list(range(first % 2, 2 * count, 2))
+        halves = [_shuffle(b, xs[k], xs[k + 1], picks) for k in range(0, step, 2)]
+        return _every(b, halves, step // 2, first // 2)
+    places = [first + step * lane for lane in range(count)]
+    result = xs[0]
+    for k in range(1, step):
+        # Lanes filled so far stay; those that vector k holds come in.
+        picks = [
+            (place if k == 1 else lane) if place < k * count else min(count + place - k * count, 2 * count - 1)
+            for lane, place in enumerate(places)
+        ]
+        result = _shuffle(b, result, xs[k], picks)
+    return result
+
+
+def _spread(b, xs):
+    """The inverse of `_every`: len(xs) vectors in a row whose elements k, k + len(xs), … are xs[k]'s."""
+    step, count = len(xs), xs[0].type.count
+    if step == 1:
+        return xs
+    if step % 2 == 0:
+        low = [i // 2 + (i % 2) * count for i in range(count)]
+        high = [count // 2 + lane for lane in low]
+        pairs = zip(_spread(b, xs[0::2]), _spread(b, xs[1::2]), strict=True)
+        return [_shuffle(b, even, odd, lanes) for even, odd in pairs for lanes in (low, high)]
+    results = []
+    for k in range(step):
+        places = [divmod(k * count + lane, step) for lane in range(count)]
+        result = xs[0]
+        for source in range(1, step):
+            picks = [
+                count + lane if which == source else (lane if source == 1 else position)
+                for position, (lane, which) in enumerate(places)
+            ]
+            result = _shuffle(b, result, xs[source], picks)
+        results.append(result)
+    return results
+
+
+@intrinsic
+def address(typingctx, x, i):
+    """The address of x.flat[i]."""
+
+    def codegen(context, b, sig, args):
+        return b.ptrtoint(emit.pointer(context, b, sig.args[0], args[0], args[1]), I64)
+
+    return types.int64(x, types.intp), codegen
+
+
+def _at(b, base, element, vector):
+    """Pointer to the element (an i64) so many elements after the address `base`."""
+    return b.inttoptr(b.add(base, b.mul(element, I64(emit.align(vector)))), vector.element.as_pointer())
+
+
+def _bits(b, low, high, lanes):
+    """An integer of `lanes` bits, those low <= k < high set."""
+
+    def below(bound):
+        for limit, outside in ((0, "<"), (lanes, ">")):
+            bound = b.select(b.icmp_signed(outside, bound, I64(limit)), I64(limit), bound)
+        return b.sub(b.shl(I64(1), bound), I64(1))
+
+    return b.trunc(b.and_(below(high), b.not_(below(low))), ir.IntType(lanes))
+
+
+@intrinsic
+def transform_input(typingctx, edge, lines, shifted, stride, low, high, y, height, v, at, plane):
+    """v.flat[at + (α·i + j)·plane :] = element (i, j) of Bᵀ d B for one vector of tiles, α = m + 2.
+
+    `lines` is the address of the tiles' first line; element t·m of a line is tile t's first; lines are `stride`
+    elements apart. `shifted` is the same m elements further on: tiles overlap by two. If MASKS, elements outside of
+    low <= element < high and lines outside of 0 <= y + i < height are zero and their memory is not read; else all
+    must be there.
+    """
+    m = edge.count
+
+    def codegen(context, b, sig, args):
+        _, base, further, line, left, right, top, bottom, array, first, step = args
+        vector = emit.vector(vec_of(sig.args[8]))
+        count = vector.count
+        _, _, data = _matrices(m)
+        size = m + TAPS - 1
+        starts = [(base, q * count, q * count) for q in range(m)]
+        starts += [(further, q * count, m + q * count) for q in range(m)]
+        if MASKS:
+            masks = [_bits(b, b.sub(left, I64(e)), b.sub(right, I64(e)), count) for _, _, e in starts]
+        rows = []
+        for i in range(size):
+            shift = b.mul(line, I64(i))
+            pointers = [_at(b, start, b.add(shift, I64(offset)), vector) for start, offset, _ in starts]
+            if MASKS:
+                y_here = b.add(top, I64(i))
+                inside = b.and_(b.icmp_signed(">=", y_here, I64(0)), b.icmp_signed("<", y_here, bottom))
+                nothing = ir.IntType(count)(0)
+                kept = [b.bitcast(b.select(inside, bits, nothing), ir.VectorType(I1, count)) for bits in masks]
+                parts = [emit.masked_load(b, p, vector, bits) for p, bits in zip(pointers, kept, strict=True)]
+            else:
+                parts = [emit.load(b, p, vector) for p in pointers]
+            tile = [_every(b, parts[:m] if j < m else parts[m:], m, j % m) for j in range(size)]
+            rows.append(_to_points(b, data, tile))
+        for j in range(size):
+            for i, value in enumerate(_to_points(b, data, [row[j] for row in rows])):
+                place = b.add(first, b.mul(step, I64(i * size + j)))
+                emit.store(b, emit.pointer(context, b, sig.args[8], array, place), value)
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.void(edge, types.int64, types.int64, intp, intp, intp, intp, intp, v, intp, intp), codegen
+
+
+@intrinsic
+def transform_output(typingctx, edge, products, at, plane, shift, least, lines, stride, count):
+    """Line i of y = line i of max(Aᵀ [products] A + shift, least) of a vector of tiles.
+
+    It stands i·stride elements after the address `lines`; element t·m + k of it is tile t's element k.
+    products.flat[at + (α·i + j)·plane :] is element (i, j). If MASKS, only the first `count` elements of a line are
+    written; else all m vectors.
+    """
+    m = edge.count
+
+    def codegen(context, b, sig, args):
+        _, source, first, step, added, floor, base, line, number = args
+        vector = emit.vector(vec_of(sig.args[1]))
+        output, _, _ = _matrices(m)
+        size = m + TAPS - 1
+        rows = []
+        for i in range(size):
+            places = [b.add(first, b.mul(step, I64(i * size + j))) for j in range(size)]
+            row = [emit.load(b, emit.pointer(context, b, sig.args[1], source, place), vector) for place in places]
+            rows.append(_from_points(b, output, row))
+        columns = [_from_points(b, output, [row[k] for row in rows]) for k in range(m)]
+        masks = [emit.mask(b, vector.count, None, b.sub(number, I64(q * vector.count))) for q in range(m)]
+        for i in range(m):
+            for q, value in enumerate(_spread(b, [column[i] for column in columns])):
+                value = emit.at_least(b, b.fadd(value, added), floor)
+                pointer = _at(b, base, b.add(b.mul(line, I64(i)), I64(q * vector.count)), vector)
+                if MASKS:
+                    emit.masked_store(b, pointer, value, masks[q])
+                else:
+                    emit.store(b, pointer, value)
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.void(edge, products, intp, intp, shift, least, types.int64, intp, intp), codegen
+
+
+@intrinsic
+def transform_weights(typingctx, edge, w, at, row_stride, rows, tap_stride, u, to, plane):
+    """u.flat[to + (α·i + j)·plane :] = element (i, j) of G g Gᵀ for TILE_ROWS filters, those from `rows` on zero.
+
+    Tap t of filter r stands at w.flat[at + r·row_stride + t·tap_stride].
+    """
+    m = edge.count
+
+    def codegen(context, b, sig, args):
+        _, source, first, row_step, count, tap_step, target, start, step = args
+        element = emit.element(sig.args[1].dtype)
+        vector = ir.VectorType(element, TILE_ROWS)
+        _, weights, _ = _matrices(m)
+        zero = ir.Constant(element, 0.0)
+        inside = [b.icmp_signed("<", I64(r), count) for r in range(TILE_ROWS)]
+        bases = [b.add(first, b.select(inside[r], b.mul(row_step, I64(r)), I64(0))) for r in range(TILE_ROWS)]
+        taps = []
+        for t in range(TAPS * TAPS):
+            tap = ir.Constant(vector, ir.Undefined)
+            for r in range(TILE_ROWS):
+                place = b.add(bases[r], b.mul(tap_step, I64(t)))
+                value = b.load(emit.pointer(context, b, sig.args[1], source, place))
+                tap = b.insert_element(tap, b.select(inside[r], value, zero), I32(r))
+            taps.append(tap)
+        # Gᵀ from the right along the taps of a row, then G along the rows.
+        rows = [_to_points(b, weights, taps[TAPS * i : TAPS * i + TAPS]) for i in range(TAPS)]
+        for j in range(m + TAPS - 1):
+            for i, value in enumerate(_to_points(b, weights, [row[j] for row in rows])):
+                place = b.add(start, b.mul(step, I64(i * (m + TAPS - 1) + j)))
+                emit.store(b, emit.pointer(context, b, sig.args[6], target, place), value)
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.void(edge, w, intp, intp, intp, intp, u, intp, intp), codegen
+
+
+@intrinsic
+def no_rows(typingctx, x):
+    """A zero for each row of a tile of array x's dtype: one column, as a vector."""
+    rows = Vec(vec_of(x).dtype, TILE_ROWS)
+    return rows(x), lambda context, b, sig, args: ir.Constant(emit.vector(rows), None)
+
+
+@intrinsic
+def add_product(typingctx, column, a, i, x, j):
+    """column + a.flat[i : i + TILE_ROWS] · x.flat[j]: the rank-1 update of a single column."""
+
+    def codegen(context, b, sig, args):
+        old, a_array, row, x_array, place = args
+        rows = emit.load(b, emit.pointer(context, b, sig.args[1], a_array, row), emit.vector(column))
+        value = b.load(emit.pointer(context, b, sig.args[3], x_array, place))
+        return emit.fma(b, rows, emit.splat(b, value, column.lanes), old)
+
+    return column(column, a, types.intp, x, types.intp), codegen
+
+
+@intrinsic
+def store_column(typingctx, column, y, i, stride, accumulate):
+    """y.flat[i + r·stride] = (or += if accumulate) the column's element r."""
+
+    def codegen(context, b, sig, args):
+        value, array, first, step, adding = args
+        zero = ir.Constant(value.type.element, 0.0)
+        for r in range(column.lanes):
+            pointer = emit.pointer(context, b, sig.args[1], array, b.add(first, b.mul(step, I64(r))))
+            # What is not added to may hold NaN.
+            former = b.select(adding, b.load(pointer), zero)
+            b.store(b.fadd(b.extract_element(value, I32(r)), former), pointer)
+        return context.get_dummy_value()
+
+    return types.void(column, y, types.intp, types.intp, types.boolean), codegen

@@ -1,0 +1,178 @@
+"""Winograd's matrices are exact, and what a layer keeps of its weights is never stale."""
+
+import copy
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from fastconv import functional, nn, optim, testing
+from fastconv.kernels.cpu.winograd_matrices import POINTS, matrices
+from fastconv.problem import ConvProblem
+from fastconv.registry import OPS, kernels
+from fastconv.tensors import Tensor
+
+WINOGRAD = [k for k in kernels() if k.prepare]
+
+
+def apply(matrix, vector):
+    return [sum((a * b for a, b in zip(row, vector, strict=True)), Fraction(0)) for row in matrix]
+
+
+@pytest.mark.parametrize(("m", "points"), [*POINTS.items(), (4, (Fraction(1), Fraction(2)))])
+def test_matrices_are_exact(m, points):
+    output, weights, data = matrices(m, points)
+    assert (len(output), len(output[0])) == (m, m + 2)
+    # Both sides are bilinear, so unit vectors prove the identity.
+    for tap in range(3):
+        for place in range(m + 2):
+            g = [Fraction(int(k == tap)) for k in range(3)]
+            d = [Fraction(int(k == place)) for k in range(m + 2)]
+            products = [u * v for u, v in zip(apply(weights, g), apply(data, d), strict=True)]
+            wanted = [sum(g[j] * d[i + j] for j in range(3)) for i in range(m)]
+            assert apply(output, products) == wanted
+
+
+@pytest.mark.parametrize("m", POINTS)
+def test_only_the_weights_matrix_is_rounded(m):
+    output, _, data = matrices(m, POINTS[m])
+    for row in (*output, *data):
+        assert all(float(np.float32(float(c))) == c for c in row)
+
+
+def test_points_must_fit():
+    with pytest.raises(ValueError, match=r"points=.*F\(4, 3\) needs 2"):
+        matrices(4, (Fraction(1),))
+
+
+PROBLEMS = {
+    "one tile": ConvProblem.make((1, 1, 3, 3), (1, 1, 3, 3)),
+    "rows joined in a vector": ConvProblem.make((3, 3, 14, 14), (9, 3, 3, 3), padding=1, bias=True),
+    "one tile beyond whole vectors": ConvProblem.make((1, 2, 28, 28), (8, 2, 3, 3), padding=1),
+    "tiles across images": ConvProblem.make((5, 2, 6, 30), (3, 2, 3, 3), padding=(0, 2)),
+    "groups": ConvProblem.make((2, 6, 10, 21), (10, 3, 3, 3), padding=1, groups=2, bias=True),
+    "padding over the kernel": ConvProblem.make((1, 2, 5, 70), (3, 2, 3, 3), padding=(4, 5)),
+    "columns": ConvProblem.make((1, 2, 90, 3), (3, 2, 3, 3)),
+    "weights in two parts": ConvProblem.make((1, 260, 6, 7), (520, 260, 3, 3), padding=1),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("kernel", WINOGRAD, ids=lambda k: k.name)
+def test_shapes_that_take_other_paths(kernel, name, dtype):
+    p = ConvProblem.make(
+        PROBLEMS[name].input_shape,
+        PROBLEMS[name].weight_shape,
+        padding=PROBLEMS[name].padding,
+        groups=PROBLEMS[name].groups,
+        bias=PROBLEMS[name].bias,
+        dtype=dtype,
+    )
+    arrays = testing.inputs(kernel.op, p)
+    outputs = testing.poisoned_run(kernel, p, arrays)
+    assert testing.error(kernel.op, p, arrays, outputs) <= kernel.limit
+    # With kept weights the same, bit for bit.
+    u = np.full(kernel.prepared(p), np.nan, dtype)
+    kernel.prepare(p, arrays[OPS[kernel.op].inputs.index("w")], u)
+    again = np.full_like(outputs[0], np.nan)
+    scratch = np.full(kernel.scratch(p), np.nan, dtype)
+    kernel.run(p, *arrays, again, scratch, u)
+    np.testing.assert_array_equal(again, outputs[0])
+
+
+def test_f4_is_exact_to_3e_6():
+    """The bar of the project: at most 3e-6 of the output's largest value, on VGG's 64 to 512 channels."""
+    (kernel,) = (k for k in kernels("conv2d") if k.algorithm == "winograd_f4")
+    for channels, size in ((64, 56), (128, 28), (256, 28), (512, 14)):
+        p = ConvProblem.make((1, channels, size, size), (channels, channels, 3, 3), padding=1)
+        arrays = testing.inputs("conv2d", p)
+        (y,) = testing.poisoned_run(kernel, p, arrays)
+        (wanted,) = testing.expected("conv2d", p, arrays)
+        assert np.abs(y - wanted).max() <= 3e-6 * np.abs(wanted).max()
+
+
+@pytest.fixture
+def layer():
+    nn.init  # noqa: B018 - layers draw their weights from the library's generator
+    return nn.Conv2d(8, 16, 3, padding=1, algorithm="winograd_f4").eval()
+
+
+X = np.random.default_rng(5).standard_normal((2, 8, 12, 13), np.float32)
+
+
+def wanted_of(layer):
+    return functional.conv2d(X, layer.weight._array, layer.bias._array, padding=1, algorithm="im2col")
+
+
+def agrees(layer):
+    return np.allclose(layer(X), wanted_of(layer), atol=1e-4)
+
+
+def test_weights_are_kept_in_evaluation_only(layer):
+    layer(X)
+    assert layer._kept.nbytes > 0
+    layer.train()
+    layer(X)
+    assert layer._kept.nbytes == 0
+
+
+CHANGES = {
+    "assigned": lambda layer: setattr(layer, "weight", nn.Parameter(np.ones((16, 8, 3, 3), np.float32))),
+    "data": lambda layer: setattr(layer.weight, "data", np.full((16, 8, 3, 3), 2, np.float32)),
+    "in place": lambda layer: layer.weight.data.fill_(3.0),
+    "item": lambda layer: layer.weight.data.__setitem__((0, 0), 4.0),
+    "state dict": lambda layer: layer.load_state_dict(
+        {"weight": np.full((16, 8, 3, 3), 5, np.float32), "bias": np.zeros(16, np.float32)}
+    ),
+    "initialised": lambda layer: layer.reset_parameters(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_changed_weights_are_never_stale(layer, change):
+    before = layer(X)
+    assert agrees(layer)
+    change(layer)
+    assert agrees(layer)
+    assert not np.allclose(layer(X), before)
+
+
+def test_a_step_of_an_optimiser_is_seen(layer):
+    layer(X)
+    layer(Tensor(X)).sum().backward()
+    optim.SGD(layer.parameters(), lr=0.1).step()
+    assert agrees(layer)
+
+
+def test_a_change_through_an_array_that_someone_holds_is_seen(layer):
+    array = layer.weight.detach().numpy()
+    view = array[3]
+    layer(X)
+    array[0] = 7
+    assert agrees(layer)
+    del array
+    layer(X)
+    view[...] = -3
+    assert agrees(layer)
+    del view
+    layer(X)
+    assert layer._kept.nbytes > 0
+
+
+def test_memory_shared_with_a_user_is_seen():
+    mine = np.ones((16, 8, 3, 3), np.float32)
+    layer = nn.Conv2d(8, 16, 3, padding=1, algorithm="winograd_f4").eval()
+    layer.weight = nn.Parameter(mine[:])
+    layer(X)
+    mine *= 2
+    assert agrees(layer)
+
+
+def test_copies_of_a_layer_keep_their_own(layer):
+    layer(X)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        other.weight.data.fill_(1.0)
+        assert agrees(other)
+        assert agrees(layer)
