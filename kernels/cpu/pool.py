@@ -431,6 +431,16 @@ def _first_columns(p):
     return columns
 
 
+# By the columns of a window (0: any number) and the stride along a row.
+_GRADIENTS = {
+    (2, 1): pool_rows.maximum_gradient_two,
+    (3, 1): pool_rows.maximum_gradient_three_1,
+    (3, 2): pool_rows.maximum_gradient_three_2,
+    (0, 1): pool_rows.maximum_gradient_any_1,
+    (0, 2): pool_rows.maximum_gradient_any_2,
+}
+
+
 def _pool_scratch(p):
     return 0 if _in_registers(p) else _scratch(2)(p)
 
@@ -495,8 +505,7 @@ def max_pool_grad(p, x, gy, gx, scratch):
     elif _by_rows(p):
         sizes, before, ring = _row_sizes(p)
         band, pieces = _bands(p, p.h)
-        fixed = {2: pool_rows.maximum_gradient_2, 3: pool_rows.maximum_gradient_3}
-        worker = fixed.get(p.kw, pool_rows.maximum_gradient)
+        worker = _GRADIENTS.get((p.kw, int(sizes[8]))) or _GRADIENTS[0, int(sizes[8])]
         parallel(worker, _team(p, pieces), *arrays, sizes, _first_columns(p), band, before, ring, scratch)
     else:
         parallel(_maximum_gradient, _team(p, p.n * p.c), *arrays, _sizes(p), _offsets(p), scratch)

@@ -342,11 +342,11 @@ def average_gradient(counter, thread, gy, gx, sizes, row_scale, column_scale, ba
     restore_denormals(state)
 
 
-def _make_maximum_gradient(fixed):
-    """The worker for windows of `fixed` columns, or of any number if that is 0."""
+def _make_maximum_gradient(fixed, step):
+    """The worker for windows of `fixed` columns, or of any number if that is 0, and a stride of `step` along a row."""
 
     @inner
-    def number_row(x, plane, height, width_in, i, j, kh, kw, sh, sw, top, left, first_columns):
+    def number_row(x, plane, height, width_in, i, j, kh, kw, sh, top, left, first_columns):
         """The numbers r·kw + s of the maxima of windows (i, j), (i, j + 1), …: the first of equals, the last NaN.
 
         A window of nothing but −inf has its first element's, one without any element a negative number.
@@ -354,21 +354,22 @@ def _make_maximum_gradient(fixed):
         columns = fixed if fixed else kw
         width = lanes(x)
         low = splat(x, -np.inf)
-        y0, c = i * sh - top, j * sw - left
+        y0, c = i * sh - top, j * step - left
         r0 = max(-y0, 0)
         rows = min(kh, height - y0)
-        reach = columns - 1 if sw == 1 else (columns - 1) // 2 * 2
-        inside = c >= 0 and c + reach + sw * width <= width_in
+        reach = columns - 1 if step == 1 else max(columns - 2, 0)
+        inside = c >= 0 and c + reach + step * width <= width_in
         number = add(load(first_columns, j), splat(x, float(r0 * columns if r0 < rows else -(2.0**30))))
         most = low
         for r in range(r0, rows):
             row = plane + (y0 + r) * width_in
             for s in range(columns):
                 at = c + s
-                if sw == 1:
+                if step == 1:
                     value = load(x, row + at) if inside else load_range_or(x, row + at, -at, width_in - at, low)
                 elif inside:
-                    if s % 2 == 0:
+                    # Columns after the first are the odd ones from the column before them, which reads less far.
+                    if s == 0:
                         value = even_lanes(load(x, row + at), load(x, row + at + width))
                     else:
                         value = odd_lanes(load(x, row + at - 1), load(x, row + at - 1 + width))
@@ -383,23 +384,29 @@ def _make_maximum_gradient(fixed):
         return number
 
     @inner
-    def gathered(lines, at, first, last, ring, two_lengths, length, base, stride, columns, e, step):
-        """Σ over windows (i, j) of gy where their number is that of the element that `at` says."""
+    def gathered(lines, at, slot, slots, row, windows, stride, kw, length, e):
+        """Σ over `windows` rows of windows and the columns of parity e of gy where it belongs to this element.
+
+        The first row's numbers stand `slot` after `at`, the elements' row in those windows is number `row`.
+        """
+        columns = fixed if fixed else kw
         none = splat(lines, 0.0)
         total = none
-        for i in range(first, last + 1):
-            place = at + i % ring * two_lengths
+        for _ in range(windows):
             for s in range(e, columns, step):
-                here = place - s // step
-                wanted = splat(lines, float((base - i * stride) * columns + s))
+                here = at + slot - s // step
+                wanted = splat(lines, float(row * columns + s))
                 total = add(total, select_equal(load(lines, here), wanted, load(lines, here + length), none))
+            row -= stride
+            slot += 2 * length
+            if slot == slots:
+                slot = 0
         return total
 
     @inner
     def worker(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
         # Denormals are not flushed: of two of them the larger is the maximum.
-        planes, height, width_in, oh, ow, kh, kw, sh, sw, top, left, _, _, length = sizes
-        columns = fixed if fixed else kw
+        planes, height, width_in, oh, ow, kh, kw, sh, _, top, left, _, _, length = sizes
         width = lanes(x)
         bands = (height + band - 1) // band
         line = thread * 2 * ring * length
@@ -419,47 +426,71 @@ def _make_maximum_gradient(fixed):
                 first, last = _windows_of(y, kh, sh, top, oh)
                 for i in range(max(ready, first), last + 1):
                     at = line + i % ring * 2 * length
-                    for j in range(0, ow, width):
-                        number = number_row(x, start, height, width_in, i, j, kh, kw, sh, sw, top, left, first_columns)
+                    for k in range(0, ow, width):
+                        # The last vector ends with the row, and does some windows again.
+                        j = max(min(k, ow - width), 0)
+                        number = number_row(x, start, height, width_in, i, j, kh, kw, sh, top, left, first_columns)
                         _put(lines, at + j, number, ow - j)
                         row = (plane * oh + i) * ow + j
                         part = load(gy, row) if ow - j >= width else load_first(gy, row, ow - j)
                         _put(lines, at + length + j, part, ow - j)
                 ready = max(ready, last + 1)
                 to = start + y * width_in
-                if sw == 1:
+                rows = (
+                    first % ring * 2 * length,
+                    2 * ring * length,
+                    y + top - first * sh,
+                    last + 1 - first,
+                    sh,
+                    kw,
+                    length,
+                )
+                if step == 1:
                     for u in range(0, width_in, width):
-                        rows = (first, last, ring, 2 * length, length, y + top, sh, columns)
-                        _put(gx, to + u, gathered(lines, line + u + left, *rows, 0, 1), width_in - u)
+                        _put(gx, to + u, gathered(lines, line + u + left, *rows, 0), width_in - u)
                 else:
                     for u in range(0, width_in, 2 * width):
-                        # Column u is a window's element s of the parity e; the next column is of the other.
-                        rows = (first, last, ring, 2 * length, length, y + top, sh, columns)
-                        e = left % 2
-                        even = gathered(lines, line + (u + left) // 2, *rows, e, 2)
-                        odd = gathered(lines, line + (u + left + 1) // 2, *rows, 1 - e, 2)
+                        # Column u is a window's element s of the parity of the padding; the next one is of the other.
+                        here, after = line + (u + left) // 2, line + (u + left + 1) // 2
+                        if left % 2:
+                            even, odd = gathered(lines, here, *rows, 1), gathered(lines, after, *rows, 0)
+                        else:
+                            even, odd = gathered(lines, here, *rows, 0), gathered(lines, after, *rows, 1)
                         _put(gx, to + u, zip_low(even, odd), width_in - u)
                         _put(gx, to + u + width, zip_high(even, odd), width_in - u - width)
 
     return worker
 
 
-_two, _three, _any = _make_maximum_gradient(2), _make_maximum_gradient(3), _make_maximum_gradient(0)
+_two, _three_1, _three_2 = _make_maximum_gradient(2, 1), _make_maximum_gradient(3, 1), _make_maximum_gradient(3, 2)
+_any_1, _any_2 = _make_maximum_gradient(0, 1), _make_maximum_gradient(0, 2)
 
 
 @njit
-def maximum_gradient_2(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
-    """A band of rows of gx after another, for windows of two columns."""
+def maximum_gradient_two(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+    """A band of rows of gx after another, for windows of two columns and a stride of 1 along a row."""
     _two(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
 
 
 @njit
-def maximum_gradient_3(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
-    """A band of rows of gx after another, for windows of three columns."""
-    _three(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
+def maximum_gradient_three_1(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+    """A band of rows of gx after another, for windows of three columns and a stride of 1 along a row."""
+    _three_1(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
 
 
 @njit
-def maximum_gradient(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
-    """A band of rows of gx after another."""
-    _any(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
+def maximum_gradient_three_2(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+    """A band of rows of gx after another, for windows of three columns and a stride of 2 along a row."""
+    _three_2(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
+
+
+@njit
+def maximum_gradient_any_1(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+    """A band of rows of gx after another, for windows of any number of columns and a stride of 1 along a row."""
+    _any_1(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
+
+
+@njit
+def maximum_gradient_any_2(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+    """A band of rows of gx after another, for windows of any number of columns and a stride of 2 along a row."""
+    _any_2(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
