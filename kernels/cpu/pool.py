@@ -5,6 +5,8 @@ its windows are combined into one line of buffer that carries its padding; then 
 
 Indices and gradients go window by window, in reading order within a plane, so that ties and overlapping windows come
 out the same every time. A piece of work is always one plane (n, c).
+
+What pool_rows.py can do it does instead: 2×2 and 3×3 windows, and gradients with a stride of 1 or 2 along a row.
 """
 
 from __future__ import annotations
