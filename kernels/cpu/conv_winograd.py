@@ -10,7 +10,8 @@ transform back, so that what lies between x and y stays in the thread's cache.
 
 The one tile beyond whole vectors costs a 24th: maps of 28·2^k have 49·4^k tiles of 4×4.
 
-The input gradient is the same with w's channels exchanged and its taps reversed. Weights are transformed once
+The input gradient is the same with w's channels exchanged and its taps reversed. The weight gradient is the transposed
+algorithm, gw = Gᵀ [ Σ_tiles (A gy Aᵀ) ⊙ (Bᵀ x B) ] G, whose products sum over tiles. Weights are transformed once
 (`prepare`): [group][panel][place][channel][TILE_ROWS]. Source: A. Lavin and S. Gray, Fast Algorithms for
 Convolutional Neural Networks (2015).
 """
@@ -23,6 +24,7 @@ from functools import lru_cache
 import numpy as np
 
 from fastconv import threads
+from fastconv.kernels.cpu import gemm
 from fastconv.kernels.cpu.gemm import NO_BIAS
 from fastconv.kernels.cpu.host import MASKS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
@@ -43,6 +45,7 @@ from fastconv.kernels.cpu.tiles import outer, row_offsets, shares, spaced, store
 from fastconv.kernels.cpu.winograd_transforms import (
     add_product,
     address,
+    gather_weights,
     no_rows,
     store_column,
     transform_input,
@@ -59,6 +62,9 @@ _RUN = 6
 
 # Most bytes of transformed weights at a time when nobody keeps them.
 _WEIGHT_BYTES = 16 * 2**20
+
+# The same for the weight gradient's transformed inputs, gradients and products.
+_GRADIENT_BYTES = 24 * 2**20
 
 # Channels summed up before they are added to those before them: short sums of short sums round less than one long one.
 _DEPTH = 128
@@ -116,11 +122,29 @@ def _copy_line(x, row, first, count, in_w, inside, buffer, at):
 
 
 @inner
-def _transform_region(edge, x, source, runs, count, sizes, v, v_at, v_row, v_plane, buffer, line):
-    """V of one region: all tiles of all `sources` channels of one group."""
-    groups, sources, in_h, in_w, top, left = sizes[1], sizes[2], sizes[4], sizes[5], sizes[8], sizes[9]
+def _transform_region(
+    edge,
+    overlap,
+    x,
+    channels,
+    source,
+    sources,
+    in_h,
+    in_w,
+    top,
+    left,
+    runs,
+    count,
+    v,
+    v_at,
+    v_row,
+    v_plane,
+    buffer,
+    line,
+):
+    """V of the tiles of `runs`: `sources` of x's channels from number `source` on."""
     m = len(edge)
-    alpha = m + 2
+    alpha = m + len(overlap)
     plane = in_h * in_w
     shifted = buffer + alpha * line
     for c in range(sources):
@@ -128,35 +152,35 @@ def _transform_region(edge, x, source, runs, count, sizes, v, v_at, v_row, v_pla
         while k < count:
             tile, length = runs[k * _RUN], runs[k * _RUN + 2]
             image, y, first = runs[k * _RUN + 3], top + runs[k * _RUN + 4] * m, left + runs[k * _RUN + 5] * m
-            corner = (image * groups * sources + source + c) * plane + y * in_w + first
+            corner = (image * channels + source + c) * plane + y * in_w + first
             to = v_at + c * v_row + tile
             for i in range(alpha):
                 # The same lines of the next channel, too far away for the processor to foresee.
-                for u in range(0, length * m + 2, _LINE):
+                for u in range(0, length * m + len(overlap), _LINE):
                     prefetch(x, corner + plane + i * in_w + u)
             # Where lanes go on from one row of tiles to the next, or cannot be masked, they are copied together.
             joined = k + 1 < count and runs[k * _RUN + _RUN] == tile
             here, further, stride = address(x, corner), address(x, corner + m), in_w
-            low, high, height = -first, min(in_w - first, length * m + 2), in_h
+            low, high, height = -first, min(in_w - first, length * m + len(overlap)), in_h
             if joined or not MASKS:
                 here, stride = address(v, buffer), line
                 further = address(v, shifted) if joined else address(v, buffer + m)
                 while k < count and runs[k * _RUN] == tile:
                     lane, length = runs[k * _RUN + 1], runs[k * _RUN + 2]
                     image, y, first = runs[k * _RUN + 3], top + runs[k * _RUN + 4] * m, left + runs[k * _RUN + 5] * m
-                    channel = (image * groups * sources + source + c) * plane
+                    channel = (image * channels + source + c) * plane
                     for i in range(alpha):
                         row = channel + (y + i) * in_w
                         inside = y + i >= 0 and y + i < in_h
                         at = i * line + lane * m
-                        _copy_line(x, row, first, length * m + 2, in_w, inside, v, buffer + at)
-                        if joined:
+                        _copy_line(x, row, first, length * m + len(overlap), in_w, inside, v, buffer + at)
+                        if joined and len(overlap):
                             _copy_line(x, row, first + m, length * m, in_w, inside, v, shifted + at)
                     k += 1
                 low, high, y, height = 0, line, 0, alpha
             else:
                 k += 1
-            transform_input(edge, here, further, stride, low, high, y, height, v, to, v_plane)
+            transform_input(edge, overlap, here, further, stride, low, high, y, height, v, to, v_plane)
 
 
 def _make_multiply(vecs, one_more):
@@ -264,7 +288,7 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, y, 
     Output channels are those of `panels` panels from first_panel on; u holds just their weights.
     """
     state = flush_denormals()
-    images, groups, sources, rows = sizes[:4]
+    images, groups, sources, rows, in_h, in_w, _, _, top, left = sizes[:10]
     tiles_y, tiles_x, tiles, parts, line, size = sizes[10:]
     m, width = len(edge), lanes(x)
     places = (m + 2) * (m + 2)
@@ -286,7 +310,10 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, y, 
         here = min(tiles, every - region * tiles)
         if place != held:
             count = _list_runs(runs, region * tiles, here, width, tiles_y, tiles_x)
-            _transform_region(edge, x, group * sources, runs, count, sizes, work, v_at, v_row, v_plane, buffer, line)
+            _transform_region(
+                edge, (0, 0), x, groups * sources, group * sources, sources, in_h, in_w, top, left, runs, count,
+                work, v_at, v_row, v_plane, buffer, line,
+            )  # fmt: skip
             held = place
         for panel in range(panels * part // parts, panels * (part + 1) // parts):
             r = group * rows + (first_panel + panel) * TILE_ROWS
@@ -343,6 +370,12 @@ class _Plan:
     vectors: float
 
 
+@inner
+def _buffer_size(m, width):
+    """Elements of the lines that are copied together for one vector of tiles."""
+    return 2 * (m + 2) * (width * m + width)
+
+
 @lru_cache(maxsize=1024)
 def _plan(m, p, backwards):
     """The plan of a forward convolution, or of its input gradient if `backwards`."""
@@ -373,7 +406,7 @@ def _plan(m, p, backwards):
     parts = min(panels, max(1, -(-8 * threads.available() // regions)))
     line = width * m + width
     _, v_plane, _, out_plane = _strides.py_func(tiles, sources, width)
-    size = (m + 2) ** 2 * (v_plane + out_plane) + 2 * (m + 2) * line
+    size = (m + 2) ** 2 * (v_plane + out_plane) + _buffer_size.py_func(m, width)
     sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x)
     panel = p.groups * sources * TILE_ROWS * (m + 2) ** 2
     return _Plan(
@@ -466,5 +499,143 @@ def _own(m, p, backwards):
     return plan.at_once * plan.panel
 
 
+@njit
+def _transform_all(counter, thread, edge, overlap, x, channels, source, sources, sizes, first, count, v, at):
+    """V of tiles first … first + count − 1, one channel after another until none is left: [place][channel][tile]."""
+    state = flush_denormals()
+    in_h, in_w, top, left, tiles_y, tiles_x, v_row = sizes
+    m, width = len(edge), lanes(x)
+    runs = np.empty(_RUN * count, np.int64)
+    several = _list_runs(runs, first, count, width, tiles_y, tiles_x)
+    line = width * m + width
+    # The memory begins with every thread's buffer of lines.
+    buffer = thread * _buffer_size(m, width)
+    while True:
+        c = take(counter, thread, sources)
+        if c < 0:
+            break
+        _transform_region(
+            edge, overlap, x, channels, source + c, 1, in_h, in_w, top, left, runs, several, v, at + c * v_row, v_row,
+            sources * v_row, buffer, line,
+        )  # fmt: skip
+        for k in range((m + 2) * (m + 2)):
+            # The product runs over whole vectors of tiles.
+            start = at + (k * sources + c) * v_row
+            for u in range(start + count, start + (count + width - 1) // width * width):
+                v[u] = 0
+    restore_denormals(state)
+
+
+@njit
+def _gather_all(counter, thread, edge, products, rows, channels, gw, to):
+    """gw of `rows` output channels, one after another until none is left."""
+    state = flush_denormals()
+    width = lanes(gw)
+    while True:
+        r = take(counter, thread, rows)
+        if r < 0:
+            break
+        for c in range(0, channels, width):
+            place = to + (r * channels + c) * 9
+            gather_weights(edge, products, r * channels + c, rows * channels, gw, place, min(width, channels - c))
+    restore_denormals(state)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shares:
+    """How a weight gradient is cut so that its memory is bounded: elements of each part, in order, and steps.
+
+    tiles: at a time; rows: output channels of a group at a time.
+    """
+
+    tiles: int
+    rows: int
+    v: int
+    d: int
+    products: int
+    before: int
+
+    @property
+    def elements(self):
+        return self.before + self.v + self.d + self.products
+
+
+@lru_cache(maxsize=1024)
+def _shares(m, p):
+    width, places = VECTOR_BYTES // itemsize(p.dtype), (m + 2) ** 2
+    most = _GRADIENT_BYTES // itemsize(p.dtype) // places
+    # All output channels if their products leave half of the memory, so that inputs are transformed once.
+    rows = p.og
+    while rows > TILE_ROWS and rows * p.cg > most // 2:
+        rows = -(-rows // 2)
+    every = max(1, p.n * -(-p.oh // m) * -(-p.ow // m))
+    room = max(width, ((most - rows * p.cg) // (rows + p.cg) // width - 1) * width)
+    parts = -(-every // room)
+    tiles = -(-every // parts)
+    # The last tiles of a row are written as a whole vector.
+    row = -(-tiles // width) * width + width
+    v, d = (places * channels * row for channels in (p.cg, rows))
+    before = threads.available() * _buffer_size.py_func(m, width)
+    return _Shares(tiles, rows, *(-(-size // 16) * 16 for size in (v, d, places * rows * p.cg, before)))
+
+
+def _too_small(m, p):
+    # A sum over less than a tile is little but rounding errors of the transforms.
+    return f"output {p.oh}×{p.ow}, needs {m}×{m}" if p.oh < m or p.ow < m else None
+
+
+def _gradient_cost(m, p):
+    shares, places, width = _shares(m, p), (m + 2) ** 2, VECTOR_BYTES // itemsize(p.dtype)
+    tiles = p.n * -(-p.oh // m) * -(-p.ow // m)
+    parts, again = -(-tiles // shares.tiles), -(-p.og // shares.rows)
+    multiply = 2.0 * tiles * p.o * p.cg * places * 1.1
+    transforms = _TRANSFORM_COST * places * -(-tiles // width) * (p.c * again + p.o)
+    return multiply + transforms + _WEIGHT_COST * places * p.o * p.cg + 1_000_000.0 * parts * again * p.groups * places
+
+
+def _register_gradient(m, limit):
+    @kernel(
+        f"conv2d_grad_weight/winograd_f{m}/cpu",
+        limit=limit,
+        cost=lambda p: _gradient_cost(m, p),
+        scratch=lambda p: _shares(m, p).elements + gemm.scratch(itemsize(p.dtype)),
+        unsupported=lambda p: _unsupported(p) or _too_small(m, p),
+    )
+    def grad_weight(p, x, gy, gw, scratch):
+        shares, edge, overlap = _shares(m, p), (0,) * m, (0, 0)
+        tiles_y, tiles_x = -(-p.oh // m), -(-p.ow // m)
+        every = p.n * tiles_y * tiles_x
+        width = VECTOR_BYTES // itemsize(p.dtype)
+        places = (m + 2) ** 2
+        v_at, d_at = shares.before, shares.before + shares.v
+        products = scratch[d_at + shares.d :][: shares.products]
+        work = scratch[shares.elements :]
+        x, gy, flat = x.reshape(-1), gy.reshape(-1), gw.reshape(-1)
+        team = threads.team(p.flops, max(p.cg, p.og))
+        for group in range(p.groups):
+            for r in range(0, p.og, shares.rows):
+                rows = min(shares.rows, p.og - r)
+                for first in range(0, every, shares.tiles):
+                    count = min(shares.tiles, every - first)
+                    depth = -(-count // width) * width
+                    row = depth + width
+                    for overlapping, array, channels, source, sources, plane, at in (
+                        (overlap, x, p.c, group * p.cg, p.cg, (p.h, p.w, -p.padding[0], -p.padding[2]), v_at),
+                        ((), gy, p.o, group * p.og + r, rows, (p.oh, p.ow, 0, 0), d_at),
+                    ):
+                        sizes = np.array((*plane, tiles_y, tiles_x, row), np.int64)
+                        args = (array, channels, source, sources, sizes, first, count, scratch, at)
+                        parallel(_transform_all, team, edge, overlapping, *args)
+                    for k in range(places):
+                        v = scratch[v_at + k * p.cg * row :]
+                        d = scratch[d_at + k * rows * row :]
+                        c = products[k * rows * p.cg :][: rows * p.cg].reshape(rows, p.cg)
+                        args = (d, (row, 1), v, (row, 1), c, depth, NO_BIAS[p.dtype], work, first > 0)
+                        gemm.product(*args)
+                to = (group * p.og + r) * p.cg * 9
+                parallel(_gather_all, team, edge, products, rows, p.cg, flat, to)
+
+
 for _m, _limit in ((2, 1.0), (4, 3.0), (6, 25.0)):
     _register(_m, _limit)
+    _register_gradient(_m, _limit)

@@ -121,7 +121,9 @@ def _pack_columns(x, i, column_stride, k_stride, columns, depth, panel, at):
 
 
 @njit
-def _product(counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns, depth, bias, row_parts, panels):
+def _product(
+    counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns, depth, bias, row_parts, adding, panels
+):
     """Pack a column panel and multiply it with a part of the rows, one piece after another until none is left."""
     state = flush_denormals()
     width = lanes(b)
@@ -145,12 +147,13 @@ def _product(counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns,
                 _pack_columns(b, j * b_column + k * b_k, b_column, b_k, left, steps, panels, panel)
                 held = j
             bias_at = j if bias.size and d == 0 else -1
+            more = adding or d > 0
             for number in range(row_panels * part // row_parts, row_panels * (part + 1) // row_parts):
                 r = number * TILE_ROWS
                 n = min(TILE_ROWS, rows - r)
                 ai, ci = r * a_row + k * a_k, r * columns + j
                 row = (a, ai, a_row, a_k, n)
-                _multiply(left, *row, panels, panel, steps, c, ci, columns, left, bias, bias_at, d > 0)
+                _multiply(left, *row, panels, panel, steps, c, ci, columns, left, bias, bias_at, more)
     restore_denormals(state)
 
 
@@ -160,8 +163,8 @@ def scratch(itemsize):
     return threads.available() * TILE_VECS * width * (_DEPTH + width)
 
 
-def product(a, a_strides, b, b_strides, c, depth, bias, workspace):
-    """c[i, j] = Σ_k a[i, k] · b[k, j] + bias[j].
+def product(a, a_strides, b, b_strides, c, depth, bias, workspace, accumulate=False):
+    """c[i, j] = (or += if accumulate) Σ_k a[i, k] · b[k, j] + bias[j].
 
     a and b are flat arrays with strides in elements, a_strides of (i, k) and b_strides of (j, k), one of each pair 1;
     c (rows, columns) is C-contiguous, bias has `columns` elements or none, workspace `scratch(itemsize)` elements.
@@ -174,7 +177,8 @@ def product(a, a_strides, b, b_strides, c, depth, bias, workspace):
     wanted = 32 * team if depth <= _DEPTH else 8 * team
     row_parts = 1 if team == 1 else min(most, -(-wanted // column_panels))
     flat = c.reshape(-1)
-    parallel(_product, team, a, *a_strides, b, *b_strides, flat, rows, columns, depth, bias, row_parts, workspace)
+    args = (flat, rows, columns, depth, bias, row_parts, accumulate, workspace)
+    parallel(_product, team, a, *a_strides, b, *b_strides, *args)
 
 
 NO_BIAS = {dtype: np.empty(0, dtype) for dtype in ("float32", "float64")}

@@ -141,28 +141,32 @@ def _bits(b, low, high, lanes):
 
 
 @intrinsic
-def transform_input(typingctx, edge, lines, shifted, stride, low, high, y, height, v, at, plane):
-    """v.flat[at + (α·i + j)·plane :] = element (i, j) of Bᵀ d B for one vector of tiles, α = m + 2.
+def transform_input(typingctx, edge, overlap, lines, shifted, stride, low, high, y, height, v, at, plane):
+    """v.flat[at + (α·i + j)·plane :] = element (i, j) of Bᵀ d B for one vector of tiles d of α×α, α = m + 2.
 
     `lines` is the address of the tiles' first line; element t·m of a line is tile t's first; lines are `stride`
-    elements apart. `shifted` is the same m elements further on: tiles overlap by two. If MASKS, elements outside of
-    low <= element < high and lines outside of 0 <= y + i < height are zero and their memory is not read; else all
-    must be there.
+    elements apart. `shifted` is the same m elements further on: tiles overlap by two, the length of the tuple
+    `overlap`. If that is empty, tiles are m×m and the matrix is A, the one for gradients of outputs.
+
+    If MASKS, elements outside of low <= element < high and lines outside of 0 <= y + i < height are zero and their
+    memory is not read; else all must be there.
     """
-    m = edge.count
+    m, more = edge.count, len(overlap)
 
     def codegen(context, b, sig, args):
-        _, base, further, line, left, right, top, bottom, array, first, step = args
-        vector = emit.vector(vec_of(sig.args[8]))
+        _, _, base, further, line, left, right, top, bottom, array, first, step = args
+        vector = emit.vector(vec_of(sig.args[9]))
         count = vector.count
-        _, _, data = _matrices(m)
+        output, _, data = _matrices(m)
+        matrix = data if more else [list(column) for column in zip(*output, strict=True)]
         size = m + TAPS - 1
         starts = [(base, q * count, q * count) for q in range(m)]
-        starts += [(further, q * count, m + q * count) for q in range(m)]
+        if more:
+            starts += [(further, q * count, m + q * count) for q in range(m)]
         if MASKS:
             masks = [_bits(b, b.sub(left, I64(e)), b.sub(right, I64(e)), count) for _, _, e in starts]
         rows = []
-        for i in range(size):
+        for i in range(m + more):
             shift = b.mul(line, I64(i))
             pointers = [_at(b, start, b.add(shift, I64(offset)), vector) for start, offset, _ in starts]
             if MASKS:
@@ -173,16 +177,17 @@ def transform_input(typingctx, edge, lines, shifted, stride, low, high, y, heigh
                 parts = [emit.masked_load(b, p, vector, bits) for p, bits in zip(pointers, kept, strict=True)]
             else:
                 parts = [emit.load(b, p, vector) for p in pointers]
-            tile = [_every(b, parts[:m] if j < m else parts[m:], m, j % m) for j in range(size)]
-            rows.append(_to_points(b, data, tile))
+            tile = [_every(b, parts[:m] if j < m else parts[m:], m, j % m) for j in range(m + more)]
+            rows.append(_to_points(b, matrix, tile))
         for j in range(size):
-            for i, value in enumerate(_to_points(b, data, [row[j] for row in rows])):
+            for i, value in enumerate(_to_points(b, matrix, [row[j] for row in rows])):
                 place = b.add(first, b.mul(step, I64(i * size + j)))
-                emit.store(b, emit.pointer(context, b, sig.args[8], array, place), value)
+                emit.store(b, emit.pointer(context, b, sig.args[9], array, place), value)
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(edge, types.int64, types.int64, intp, intp, intp, intp, intp, v, intp, intp), codegen
+    places = (types.int64, types.int64, intp, intp, intp, intp, intp)
+    return types.void(edge, overlap, *places, v, intp, intp), codegen
 
 
 @intrinsic
@@ -255,6 +260,37 @@ def transform_weights(typingctx, edge, w, at, row_stride, rows, tap_stride, u, t
 
     intp = types.intp
     return types.void(edge, w, intp, intp, intp, intp, u, intp, intp), codegen
+
+
+@intrinsic
+def gather_weights(typingctx, edge, products, at, plane, gw, to, count):
+    """gw.flat[to + 9·r + t] = tap t of Gᵀ [products] G for filters r < count of one vector.
+
+    products.flat[at + (α·i + j)·plane :] is element (i, j) of all filters of the vector.
+    """
+    m = edge.count
+
+    def codegen(context, b, sig, args):
+        _, source, first, step, target, start, number = args
+        vector = emit.vector(vec_of(sig.args[1]))
+        _, weights, _ = _matrices(m)
+        matrix = [list(column) for column in zip(*weights, strict=True)]
+        size = m + TAPS - 1
+        rows = []
+        for i in range(size):
+            places = [b.add(first, b.mul(step, I64(i * size + j))) for j in range(size)]
+            row = [emit.load(b, emit.pointer(context, b, sig.args[1], source, place), vector) for place in places]
+            rows.append(_from_points(b, matrix, row))
+        columns = [_from_points(b, matrix, [row[k] for row in rows]) for k in range(TAPS)]
+        values = _spread(b, [columns[k % TAPS][k // TAPS] for k in range(TAPS * TAPS)])
+        for q, value in enumerate(values):
+            left = b.sub(b.mul(number, I64(TAPS * TAPS)), I64(q * vector.count))
+            pointer = emit.pointer(context, b, sig.args[4], target, b.add(start, I64(q * vector.count)))
+            emit.masked_store(b, pointer, value, emit.mask(b, vector.count, None, left))
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.void(edge, products, intp, intp, gw, intp, intp), codegen
 
 
 @intrinsic
