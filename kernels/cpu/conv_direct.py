@@ -2,8 +2,7 @@
 
     y[o, i, j…] += w[o, c, tap] · copy[c, i, tap, j…]
 
-The copy carries its zero padding and, where the source is read with step s along a row, keeps the s remainders of the
-column apart: every tap of every output then reads whole vectors, and the inner loop is branch-free. A tile is
+Every tap of every output reads whole vectors of the copy (conv_copy), so that the inner loop is branch-free. A tile is
 TILE_ROWS output channels × up to TILE_VECS vectors; a vector is a piece of one output row.
 
 The weight gradient sums gy[o, i, j…] · copy[c, i, tap, j…] along the lanes, one tile for LANE_ROWS output channels ×
@@ -17,18 +16,19 @@ from functools import lru_cache
 import numpy as np
 
 from fastconv import threads
-from fastconv.kernels.cpu import conv_taps
+from fastconv.kernels.cpu import conv_copy, conv_taps
 from fastconv.kernels.cpu.conv_taps import scatter
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import flush_denormals, lanes, load_first, restore_denormals, store_first
+from fastconv.kernels.cpu.simd import flush_denormals, item, lanes, restore_denormals
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import (
     add_rows,
     listed,
     outer,
     outer_lanes,
+    prefetch_tile,
     row_offsets,
     shifted,
     store_tile,
@@ -38,83 +38,20 @@ from fastconv.kernels.cpu.tiles import (
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
-# Bytes of padded copies made at a time: as many images as fit, at least one.
-_COPY_BYTES = 4 * 2**20
 # Vector tiles of one row panel that make a piece of work.
 _TILES = 16
 
 
-def _shape(p, grid, channels):
-    """The padded copy of one image: channels, height, line, its corner (top, left), read step, elements in all.
-
-    It is [channel][row][remainder of the column][column // step], rows and columns counted from the first tap's.
-    """
-    width = VECTOR_BYTES // itemsize(p.dtype)
-    step = grid.read_x
-    top, left = int(grid.dy.min()), int(grid.dx.min())
-    height = (grid.rows - 1) * grid.read_y + int(grid.dy.max()) - top + 1
-    span = (grid.columns - 1) * step + int(grid.dx.max()) - left + 1
-    # A vector that begins at a row's last output reads up to width − 1 columns more.
-    line = -(-(-(-span // step) + width) // width) * width
-    return channels, height, line, top, left, step, channels * height * step * line
-
-
 # Few, because an entry is as large as the vectors of an output plane are many.
 @lru_cache(maxsize=64)
-def _layout(p, grid, channels):
-    """Where taps and vectors of outputs stand in the padded copy.
-
-    Returns (_shape as int64, tap offsets, offsets of the grid's vectors in a channel, and in the output, their
-    lengths).
-    """
-    shape = _shape(p, grid, channels)
-    _, _, line, top, left, step, _ = shape
+def _vectors(p, grid, copy):
+    """Offsets of the grid's vectors in a channel of the copy, and in the output, and their lengths."""
     width = VECTOR_BYTES // itemsize(p.dtype)
-    row = step * line
-    dx = grid.dx - left
-    taps = (grid.dy - top) * row + dx % step * line + dx // step
     starts = np.arange(0, grid.columns, width)
-    reads = (np.arange(grid.rows)[:, None] * grid.read_y * row + starts).reshape(-1)
+    reads = (np.arange(grid.rows)[:, None] * grid.read_y * copy.row + starts).reshape(-1)
     writes = (np.arange(grid.rows)[:, None] * grid.columns + starts).reshape(-1)
     lengths = np.tile(np.minimum(grid.columns - starts, width), grid.rows)
-    return tuple(np.asarray(values, np.int64) for values in (shape, taps, reads, writes, lengths))
-
-
-@njit
-def _copy(counter, thread, x, shape, image0, images, in_h, in_w, copies):
-    """Write the padded copies of `images` images from image0 on, one channel a piece."""
-    state = flush_denormals()
-    channels, height, line, top, left, step, size = shape
-    width = lanes(x)
-    zero = x.dtype.type(0)
-    while True:
-        piece = take(counter, thread, images * channels)
-        if piece < 0:
-            break
-        image, channel = piece // channels, piece % channels
-        plane = ((image0 + image) * channels + channel) * in_h * in_w
-        at = image * size + channel * height * step * line
-        for r in range(height):
-            y = top + r
-            for f in range(step):
-                row = at + (r * step + f) * line
-                # Copy column u is source column left + f + u·step; low <= u < high lie inside.
-                low = min(line, max(0, (step - 1 - left - f) // step))
-                high = max(low, min(line, (in_w - 1 - left - f) // step + 1))
-                if y < 0 or y >= in_h:
-                    low = high = line
-                for u in range(low):
-                    copies[row + u] = zero
-                source = plane + y * in_w + left + f
-                if step == 1:
-                    for u in range(low, high, width):
-                        store_first(copies, row + u, load_first(x, source + u, high - u), high - u)
-                else:
-                    for u in range(low, high):
-                        copies[row + u] = x[source + u * step]
-                for u in range(high, line):
-                    copies[row + u] = zero
-    restore_denormals(state)
+    return tuple(np.asarray(values, np.int64) for values in (reads, writes, lengths))
 
 
 def _make_compute(vecs):
@@ -123,10 +60,11 @@ def _make_compute(vecs):
         """Write y's tile: n rows × `vecs` vectors of outputs from number `first` on, plus bias[bias_at + row]."""
         tile = zeros(x, TILE_ROWS, vecs)
         rows = row_offsets(tile, n, sources * taps.size)
+        prefetch_tile(tile, y, shifted(listed(tile, writes, first), yi), y_stride, n)
         places = shifted(listed(tile, reads, first), at)
         for source in range(sources):
             for t in range(taps.size):
-                tile = outer(tile, a, ai, rows, x, shifted(places, source * plane + taps[t]))
+                tile = outer(tile, a, ai, rows, x, shifted(places, source * plane + item(taps, t)))
                 ai += 1
         if bias_at >= 0:
             tile = add_rows(tile, bias, bias_at, n)
@@ -140,14 +78,13 @@ _compute = by_vectors(_make_compute)
 
 @njit
 def _convolve(
-    counter, thread, copies, weights, bias, y, sizes, shape, image0, several, taps, reads, writes, lengths, work
+    counter, thread, copies, weights, bias, y, sizes, plane, image0, several, taps, reads, writes, lengths, work
 ):
     """Compute one (image, group, row panel, run of tiles) after another until none is left."""
     state = flush_denormals()
     groups, sources, rows = sizes[1], sizes[2], sizes[3]
     out_h, out_w, _, grid_w, first_y, first_x, step_y, step_x = sizes[8:]
-    image_size = shape[6]
-    plane = image_size // shape[0]
+    image_size = groups * sources * plane
     width = lanes(copies)
     vectors = reads.size
     run = TILE_VECS * _TILES
@@ -190,51 +127,33 @@ def _convolve(
     restore_denormals(state)
 
 
-def _image_copies(p, grid, channels):
-    """How many images' padded copies are made at a time, and the elements of one."""
-    size = _shape(p, grid, channels)[6]
-    return max(1, min(p.n, _COPY_BYTES // (size * itemsize(p.dtype)))), size
-
-
 def _buffer_size(p):
     return TILE_ROWS * TILE_VECS * _TILES * (VECTOR_BYTES // itemsize(p.dtype)) + 64
 
 
 def _copies_size(p, grids, channels):
-    most = max((several * size for several, size in (_image_copies(p, g, channels) for g in grids)), default=0)
-    return -(-most // 16) * 16
+    return max((conv_copy.of(p, grid, channels, True).elements for grid in grids), default=0)
 
 
 def _run(p, grid, x, weights, b, y, rows, sources, scratch):
     """One grid of a convolution of x into y; weights are [group][row][source][tap]."""
-    channels = p.groups * sources
-    several, size = _image_copies(p, grid, channels)
-    split = -(-several * size // 16) * 16
-    copies, work = scratch[:split], scratch[split:]
+    copy = conv_copy.of(p, grid, p.groups * sources, True)
+    copies, work = scratch[: copy.elements], scratch[copy.elements :]
     team = threads.team(p.flops, p.n * p.groups * -(-rows // TILE_ROWS) * -(-grid.rows * grid.columns // 64))
     x, y = x.reshape(-1), y.reshape(-1)
-    shape, taps, reads, writes, lengths = _layout(p, grid, channels)
     sizes = conv_taps.sizes(p, grid, rows, sources)
-    for image in range(0, p.n, several):
-        count = min(several, p.n - image)
-        parallel(_copy, team, x, shape, image, count, grid.in_h, grid.in_w, copies)
-        args = (sizes, shape, image, count, taps, reads, writes, lengths, work)
+    for image in range(0, p.n, copy.several):
+        count = min(copy.several, p.n - image)
+        conv_copy.write(copy, team, x, image, count, grid, copies)
+        args = (sizes, copy.plane, image, count, copy.taps, *_vectors(p, grid, copy), work)
         parallel(_convolve, team, copies, weights, b, y, *args)
 
 
-# Flops' worth of time, measured: beginning and storing a tile, a tile's going on to the next source channel, copying a
-# row apart from its vectors, and writing an element of a grid that is not dense.
+# Flops' worth of time, measured: beginning and storing a tile, a tile's going on to the next source channel, and
+# writing an element of a grid that is not dense.
 _TILE_COST = 10_000
 _CHANNEL_COST = 500
-_ROW_COST = 1_500
 _SCATTER_COST = 60
-
-
-def _copy_cost(p, grid, channels):
-    """Flops' worth of time that the padded copies take."""
-    _, height, line, _, _, step, _ = _shape(p, grid, channels)
-    elements = line if step == 1 else 6 * line
-    return p.n * channels * height * step * (_ROW_COST + 12 * elements)
 
 
 def _cost(p, grids, channels, rows):
@@ -247,7 +166,7 @@ def _cost(p, grids, channels, rows):
         sources = channels // p.groups
         total += 2.0 * tiles * TILE_ROWS * TILE_VECS * width * sources * grid.taps.size
         total += tiles * (_TILE_COST + _CHANNEL_COST * sources)
-        total += _copy_cost(p, grid, channels) + 60_000
+        total += conv_copy.cost(p, conv_copy.of(p, grid, channels, True)) + 60_000
         if not grid.dense:
             total += _SCATTER_COST * p.n * p.groups * rows * grid.rows * grid.columns
     return total
@@ -287,11 +206,11 @@ def grad_input(p, gy, w, gx, scratch):
 
 
 @njit
-def _grad_weight(counter, thread, copies, gy, gw, sizes, shape, image0, several, places, reads, writes, lengths):
+def _grad_weight(counter, thread, copies, gy, gw, sizes, plane, image0, several, places, reads, writes, lengths):
     """gw[o, q] += its sum over `several` images, for one (group, LANE_ROWS o's, LANE_VECS q's) after another."""
     state = flush_denormals()
     groups, sources, rows = sizes[1], sizes[2], sizes[3]
-    image_size = shape[6]
+    image_size = groups * sources * plane
     pixels = sizes[10] * sizes[11]
     depth = gw.size // (groups * rows)
     row_blocks = (rows + LANE_ROWS - 1) // LANE_ROWS
@@ -307,11 +226,13 @@ def _grad_weight(counter, thread, copies, gy, gw, sizes, shape, image0, several,
         tile = zeros(gy, LANE_ROWS, LANE_VECS)
         offsets = listed(tile, places, q)
         for image in range(several):
-            at = image * image_size + group * sources * (image_size // shape[0])
-            plane = (((image0 + image) * groups + group) * rows + o) * pixels
+            at = image * image_size + group * sources * plane
+            row = (((image0 + image) * groups + group) * rows + o) * pixels
             here = shifted(offsets, at)
             for v in range(reads.size):
-                tile = outer_lanes(tile, gy, plane + writes[v], pixels, n, copies, shifted(here, reads[v]), lengths[v])
+                tile = outer_lanes(
+                    tile, gy, row + item(writes, v), pixels, n, copies, shifted(here, item(reads, v)), item(lengths, v)
+                )  # fmt: skip
         sum_tile_into(tile, gw, (group * rows + o) * depth + q, depth, 1, n, depth - q)
     restore_denormals(state)
 
@@ -319,15 +240,13 @@ def _grad_weight(counter, thread, copies, gy, gw, sizes, shape, image0, several,
 @lru_cache(maxsize=1024)
 def _places(p):
     """Where each q = (channel, tap) of a group stands in the copy, padded with the last to whole tiles."""
-    shape, taps, *_ = _layout(p, conv_taps.forward_grid(p), p.c)
-    plane = int(shape[6]) // p.c
-    places = (np.arange(p.cg)[:, None] * plane + taps).reshape(-1)
+    copy = conv_copy.of(p, conv_taps.forward_grid(p), p.c, True)
+    places = (np.arange(p.cg)[:, None] * copy.plane + copy.taps).reshape(-1)
     return np.append(places, np.repeat(places[-1:], LANE_VECS))
 
 
 def _grad_weight_scratch(p):
-    several, size = _image_copies(p, conv_taps.forward_grid(p), p.c)
-    return several * size
+    return conv_copy.of(p, conv_taps.forward_grid(p), p.c, True).elements
 
 
 def _grad_weight_cost(p):
@@ -336,22 +255,21 @@ def _grad_weight_cost(p):
     whole, part = p.ow // width, p.ow % width > 0
     # A step on part of a vector costs half as much again, for its masks.
     steps = p.n * p.oh * (1.15 * whole + 1.75 * part)
-    grid = conv_taps.forward_grid(p)
-    return 2.0 * tiles * LANE_ROWS * LANE_VECS * width * steps + _copy_cost(p, grid, p.c) + 60_000
+    copy = conv_copy.of(p, conv_taps.forward_grid(p), p.c, True)
+    return 2.0 * tiles * LANE_ROWS * LANE_VECS * width * steps + conv_copy.cost(p, copy) + 60_000
 
 
 @kernel("conv2d_grad_weight/direct/cpu", limit=1.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch)
 def grad_weight(p, x, gy, gw, scratch):
     grid = conv_taps.forward_grid(p)
-    several, _ = _image_copies(p, grid, p.c)
-    shape, _, reads, writes, lengths = _layout(p, grid, p.c)
+    copy = conv_copy.of(p, grid, p.c, True)
     pieces = p.groups * -(-p.og // LANE_ROWS) * -(-p.cg * p.kh * p.kw // LANE_VECS)
     team = threads.team(p.flops, pieces)
     sizes = conv_taps.sizes(p, grid, p.og, p.cg)
     gw[:] = 0
     x, gy, flat = x.reshape(-1), gy.reshape(-1), gw.reshape(-1)
-    for image in range(0, p.n, several):
-        count = min(several, p.n - image)
-        parallel(_copy, team, x, shape, image, count, p.h, p.w, scratch)
-        args = (sizes, shape, image, count, _places(p), reads, writes, lengths)
+    for image in range(0, p.n, copy.several):
+        count = min(copy.several, p.n - image)
+        conv_copy.write(copy, team, x, image, count, grid, scratch)
+        args = (sizes, copy.plane, image, count, _places(p), *_vectors(p, grid, copy))
         parallel(_grad_weight, team, scratch, gy, flat, *args)

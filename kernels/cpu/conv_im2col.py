@@ -12,23 +12,47 @@ with the reduction along the lanes, so that gy is read as it lies. Supports ever
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from fastconv import threads
-from fastconv.kernels.cpu import conv_taps
+from fastconv.kernels.cpu import conv_copy, conv_taps
+from fastconv.kernels.cpu.conv_copy import flat
 from fastconv.kernels.cpu.conv_taps import scatter
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors, make_tile_product
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import even_lanes, flush_denormals, lanes, load_range, restore_denormals, store
+from fastconv.kernels.cpu.simd import (
+    even_lanes,
+    flush_denormals,
+    item,
+    lanes,
+    load,
+    load_first,
+    load_range,
+    restore_denormals,
+    store,
+)
 from fastconv.kernels.cpu.team import parallel, take
-from fastconv.kernels.cpu.tiles import add_rows, outer_lanes, shares, spaced, store_tile, sum_tile_into, zeros
+from fastconv.kernels.cpu.tiles import (
+    add_rows,
+    outer_lanes,
+    prefetch_tile,
+    shares,
+    spaced,
+    store_tile,
+    sum_tile_into,
+    zeros,
+)
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
 # Reduction steps gathered at a time, and column panels a piece of work: the block, about 300 KiB, stays in L2.
 _DEPTH = 384
 _PANELS = 4
+# Rows of a panel in memory: the last one's last piece may go beyond it.
+_SPAN = _DEPTH + 1
 # Fewest rows for which a thread gathers a block that another gathers too.
 _FEWEST_ROWS = 64
 
@@ -81,6 +105,8 @@ def _make_multiply(vecs):
     @inner
     def multiply(a, ai, a_row, rows, b, bi, depth, y, yi, y_stride, pixels, bias, bias_at, accumulate):
         """A tile of y at yi = (or +=) rows of weights times a column panel, plus bias[bias_at + row]."""
+        start = zeros(b, TILE_ROWS, vecs)
+        prefetch_tile(start, y, spaced(start, yi, lanes(b)), y_stride, rows)
         tile = tile_product(a, ai, a_row, 1, rows, b, bi, depth)
         if bias_at >= 0:
             tile = add_rows(tile, bias, bias_at, rows)
@@ -92,16 +118,38 @@ def _make_multiply(vecs):
 _multiply = by_vectors(_make_multiply)
 
 
+# Few, because an entry is as large as the vectors of an output plane are many.
+@lru_cache(maxsize=64)
+def _pieces(p, grid, copy):
+    """How column panels are gathered: (first piece of each panel, offsets in a channel of the copy, and in the panels).
+
+    A piece is at most a vector of one row of the grid. Pieces are in order, and each is copied as a whole vector: what
+    is too much is written over by the next.
+    """
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    size, pixels = TILE_VECS * width, grid.rows * grid.columns
+    cuts = np.union1d(np.arange(0, pixels, size), np.arange(0, pixels, grid.columns))
+    lengths = np.diff(np.append(cuts, pixels))
+    counts = -(-lengths // width)
+    runs = np.repeat(np.arange(cuts.size), counts)
+    starts = cuts[runs] + (np.arange(runs.size) - np.repeat(np.cumsum(counts) - counts, counts)) * width
+    reads = starts // grid.columns * grid.read_y * copy.row + starts % grid.columns
+    first = np.searchsorted(starts, np.arange(0, pixels + size, size))
+    places = starts // size * (_SPAN * size) + starts % size
+    return tuple(np.asarray(values, np.int64) for values in (first, reads, places))
+
+
 @njit
-def _convolve(counter, thread, x, weights, bias, y, sizes, dy, dx, row_parts, work):
+def _convolve(
+    counter, thread, x, weights, bias, y, sizes, plane, image0, several, taps, firsts, reads, places, row_parts, work
+):
     """Gather and multiply one piece after another until none is left; `work` is split among the threads."""
     state = flush_denormals()
-    images, groups, sources, rows, in_h, in_w, read_y, read_x = sizes[:8]
+    groups, sources, rows = sizes[1:4]
     out_h, out_w, grid_h, grid_w, first_y, first_x, step_y, step_x = sizes[8:]
     width = lanes(x)
     size = TILE_VECS * width
-    taps = dy.size
-    depth = sources * taps
+    depth = sources * taps.size
     pixels = grid_h * grid_w
     column_panels = (pixels + size - 1) // size
     blocks = (column_panels + _PANELS - 1) // _PANELS
@@ -109,29 +157,39 @@ def _convolve(counter, thread, x, weights, bias, y, sizes, dy, dx, row_parts, wo
     panels = (rows + TILE_ROWS - 1) // TILE_ROWS
     out_plane = out_h * out_w
     dense = step_y == 1 and step_x == 1
-    columns = thread * (_PANELS * _DEPTH * size + TILE_ROWS * size + 64)
-    buffer = columns + _PANELS * _DEPTH * size + 32
+    columns = thread * (_PANELS * _SPAN * size + TILE_ROWS * size + 64)
+    buffer = columns + _PANELS * _SPAN * size + 32
     while True:
-        piece = take(counter, thread, images * groups * blocks * row_parts)
+        piece = take(counter, thread, several * groups * blocks * row_parts)
         if piece < 0:
             break
         part, rest = piece % row_parts, piece // row_parts
         image, group, first = rest // blocks // groups, rest // blocks % groups, rest % blocks * block
         count = min(block, pixels - first)
-        source = (image * groups + group) * sources * in_h * in_w
-        target = (image * groups + group) * rows * out_plane
+        source = (image * groups + group) * sources * plane
+        target = ((image0 + image) * groups + group) * rows * out_plane
         for q0 in range(0, depth, _DEPTH):
             steps = min(_DEPTH, depth - q0)
-            for p in range(0, count, size):
-                i, j = (first + p) // grid_w, (first + p) % grid_w
-                at = columns + p * _DEPTH
-                for q in range(q0, q0 + steps):
-                    channel, tap = q // taps, q % taps
-                    plane = source + channel * in_h * in_w
-                    gather(
-                        x, plane, in_h, in_w, read_y, read_x, dy[tap], dx[tap], grid_w, i, j,
-                        min(size, count - p), work, at + (q - q0) * size,
-                    )  # fmt: skip
+            # All panels of a block together, so that the source is read in long runs.
+            start, end = firsts[first // size], firsts[(first + count + size - 1) // size]
+            at = columns - first * _SPAN
+            channel, tap = q0 // taps.size, q0 % taps.size
+            # A source read as it lies may end with the last vector's first elements.
+            last = source + (sources - 1) * plane + max(taps[0], taps[-1])
+            whole = last + reads[end - 1] + width <= x.size
+            for _ in range(steps):
+                base = source + channel * plane + item(taps, tap)
+                if whole:
+                    for k in range(start, end):
+                        store(work, at + item(places, k), load(x, base + item(reads, k)))
+                else:
+                    for k in range(start, end):
+                        here = base + item(reads, k)
+                        store(work, at + item(places, k), load_first(x, here, x.size - here))
+                at += size
+                tap += 1
+                if tap == taps.size:
+                    channel, tap = channel + 1, 0
             for panel in range(panels * part // row_parts, panels * (part + 1) // row_parts):
                 r = panel * TILE_ROWS
                 n = min(TILE_ROWS, rows - r)
@@ -139,7 +197,7 @@ def _convolve(counter, thread, x, weights, bias, y, sizes, dy, dx, row_parts, wo
                 shift = group * rows + r if bias.size and q0 == 0 else -1
                 for p in range(0, count, size):
                     left = min(size, count - p)
-                    at = columns + p * _DEPTH
+                    at = columns + p * _SPAN
                     if dense:
                         out, to, stride, adding = y, target + r * out_plane + first + p, out_plane, q0 > 0
                     else:
@@ -148,14 +206,14 @@ def _convolve(counter, thread, x, weights, bias, y, sizes, dy, dx, row_parts, wo
                     _multiply(left, *row, work, at, steps, out, to, stride, left, bias, shift, adding)
                     if not dense:
                         corner = (first_y, first_x, step_y, step_x, out_w)
-                        plane = target + r * out_plane
-                        scatter(work, buffer, size, n, left, y, plane, out_plane, grid_w, first + p, corner, q0 > 0)
+                        of_y = target + r * out_plane
+                        scatter(work, buffer, size, n, left, y, of_y, out_plane, grid_w, first + p, corner, q0 > 0)
     restore_denormals(state)
 
 
 def _work_size(dtype):
     size = TILE_VECS * VECTOR_BYTES // itemsize(dtype)
-    return _PANELS * _DEPTH * size + TILE_ROWS * size + 64
+    return _PANELS * _SPAN * size + TILE_ROWS * size + 64
 
 
 def _blocks(p, grid):
@@ -165,55 +223,67 @@ def _blocks(p, grid):
     return -(-panels // _PANELS)
 
 
-def _run(p, grid, x, weights, b, y, rows, sources, work):
+def _run(p, grid, x, weights, b, y, rows, sources, scratch):
     """One grid of a convolution of x into y; weights are [group][row][source][tap]."""
-    pieces = p.n * p.groups * _blocks(p, grid)
-    # With few blocks of pixels, several threads gather the same block, each for some of the rows.
-    most = max(1, rows // _FEWEST_ROWS)
-    team = threads.team(p.flops, pieces * most)
-    row_parts = 1 if team == 1 else min(most, -(-8 * team // pieces))
-    sizes = conv_taps.sizes(p, grid, rows, sources)
+    grid = flat(grid)
+    copy = conv_copy.of(p, grid, p.groups * sources)
+    copies, work = scratch[: copy.elements], scratch[copy.elements :]
     x, y = x.reshape(-1), y.reshape(-1)
-    parallel(_convolve, team, x, weights, b, y, sizes, grid.dy, grid.dx, row_parts, work)
+    sizes = conv_taps.sizes(p, grid, rows, sources)
+    for image in range(0, p.n, copy.several):
+        count = min(copy.several, p.n - image)
+        pieces = count * p.groups * _blocks(p, grid)
+        # With few blocks of pixels, several threads gather the same block, each for some of the rows.
+        most = max(1, rows // _FEWEST_ROWS)
+        team = threads.team(p.flops, pieces * most)
+        row_parts = 1 if team == 1 else min(most, -(-8 * team // pieces))
+        if copy.needed:
+            conv_copy.write(copy, team, x, image, count, grid, copies)
+        args = (sizes, copy.plane, image, count, copy.taps, *_pieces(p, grid, copy), row_parts, work)
+        parallel(_convolve, team, copies if copy.needed else x, weights, b, y, *args)
 
 
-# Flops' worth of time, measured: gathering one piece of a row of at most a vector, in panels and in the weight
-# gradient's longer rows; gathering one element without vectors; reading one weight again for another block.
-_PIECE_COST = 1150
-_LONG_PIECE_COST = 600
-_ELEMENT_COST = 100
-_WEIGHT_COST = 80
-
-
-def _gather_cost(p, grid, depth, piece_cost):
-    """Flops' worth of time that gathering col takes, for a sum of `depth` terms on one grid."""
-    width = VECTOR_BYTES // itemsize(p.dtype)
-    if grid.read_x > 2:
-        return _ELEMENT_COST * p.n * p.groups * depth * grid.rows * grid.columns
-    # A row is cut at vectors and where a column panel ends.
-    cuts = -(-grid.columns // width) + grid.columns / (TILE_VECS * width)
-    return piece_cost * p.n * p.groups * depth * grid.rows * cuts
+# Flops' worth of time, measured: gathering one piece, one row of a column panel apart from its pieces, beginning and
+# storing a tile, and reading one weight again for another block.
+_PIECE_COST = 80
+_ROW_COST = 150
+_TILE_COST = 3_000
+_WEIGHT_COST = 10
 
 
 def _cost(p, grids, rows, sources):
-    filled = -(-rows // TILE_ROWS) * TILE_ROWS / rows
-    total = 1.0 * filled * p.flops + 40_000 * len(grids)
-    for grid in grids:
-        depth = sources * grid.taps.size
-        total += _gather_cost(p, grid, depth, _PIECE_COST)
-        total += _WEIGHT_COST * p.n * p.groups * _blocks(p, grid) * rows * depth
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    row_panels = -(-rows // TILE_ROWS)
+    total = 0.0
+    for grid in map(flat, grids):
+        depth, pixels = sources * grid.taps.size, grid.rows * grid.columns
+        panels = -(-pixels // (TILE_VECS * width))
+        # A row is cut at vectors and where a column panel ends.
+        pieces = grid.rows * (-(-grid.columns // width) + grid.columns / (TILE_VECS * width))
+        vectors = -(-pixels // width)
+        work = 2.0 * vectors * width * row_panels * TILE_ROWS * depth * 1.03
+        work += depth * (_PIECE_COST * pieces + _ROW_COST * panels + _WEIGHT_COST * _blocks(p, grid) * rows)
+        work += _TILE_COST * panels * row_panels * -(-depth // _DEPTH)
+        total += p.n * p.groups * work + conv_copy.cost(p, conv_copy.of(p, grid, p.groups * sources)) + 60_000
+        if not grid.dense:
+            total += _SCATTER_COST * p.n * p.groups * rows * pixels
     return total
 
 
-def _scratch(p):
-    return threads.available() * _work_size(p.dtype)
+# Writing an element of a grid that is not dense.
+_SCATTER_COST = 60
+
+
+def _scratch(p, grids, channels):
+    copies = max((conv_copy.of(p, flat(grid), channels).elements for grid in grids), default=0)
+    return copies + threads.available() * _work_size(p.dtype)
 
 
 @kernel(
     "conv2d/im2col/cpu",
     limit=1.0,
     cost=lambda p: _cost(p, [conv_taps.forward_grid(p)], p.og, p.cg),
-    scratch=_scratch,
+    scratch=lambda p: _scratch(p, [conv_taps.forward_grid(p)], p.c),
 )
 def forward(p, x, w, b, y, scratch):
     _run(p, conv_taps.forward_grid(p), x, w.reshape(-1), b, y, p.og, p.cg, scratch)
@@ -223,7 +293,7 @@ def forward(p, x, w, b, y, scratch):
     "conv2d_grad_input/im2col/cpu",
     limit=1.0,
     cost=lambda p: conv_taps.many_grids_cost(p) or _cost(p, conv_taps.input_gradient_grids(p), p.cg, p.og),
-    scratch=lambda p: _scratch(p) + p.o * p.cg * p.kh * p.kw,
+    scratch=lambda p: _scratch(p, conv_taps.input_gradient_grids(p), p.o) + p.o * p.cg * p.kh * p.kw,
 )
 def grad_input(p, gy, w, gx, scratch):
     transposed, work = scratch[: w.size], scratch[w.size :]
@@ -291,6 +361,19 @@ def _grad_weight(counter, thread, x, gy, partial, sizes, dy, dx, splits, work):
     restore_denormals(state)
 
 
+# The same for the weight gradient's gathering: a piece of at most a vector, an element without vectors.
+_LONG_PIECE_COST = 600
+_ELEMENT_COST = 100
+
+
+def _gather_cost(p, grid, depth):
+    """Flops' worth of time that gathering col takes for the weight gradient."""
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    if grid.read_x > 2:
+        return _ELEMENT_COST * p.n * p.groups * depth * grid.rows * grid.columns
+    return _LONG_PIECE_COST * p.n * p.groups * depth * grid.rows * (-(-grid.columns // width) + 1 / 3)
+
+
 def _splits(p):
     """Shares of the images summed apart, so that threads have work when there are few q's; fixed by the problem."""
     pieces = p.groups * -(-p.cg * p.kh * p.kw // _QS)
@@ -306,7 +389,7 @@ def _grad_weight_cost(p):
     depth = p.cg * p.kh * p.kw
     tiles = -(-p.og // LANE_ROWS) * -(-depth // LANE_VECS) * LANE_ROWS * LANE_VECS
     grid = conv_taps.forward_grid(p)
-    return 1.2 * p.flops * tiles / (p.og * depth) + _gather_cost(p, grid, depth, _LONG_PIECE_COST) + 60_000
+    return 1.2 * p.flops * tiles / (p.og * depth) + _gather_cost(p, grid, depth) + 60_000
 
 
 @kernel("conv2d_grad_weight/im2col/cpu", limit=1.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch)

@@ -42,6 +42,7 @@ from fastconv.kernels.cpu.simd import (
 )
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import outer, row_offsets, shares, spaced, store_tile, zeros
+from fastconv.kernels.cpu.winograd_matrices import TAPS
 from fastconv.kernels.cpu.winograd_transforms import (
     add_product,
     address,
@@ -452,8 +453,10 @@ def _unsupported(p):
     return None
 
 
-# Flops' worth of time: transforming one vector of tiles of one channel, and one weight, for each of (m + 2)² places.
-_TRANSFORM_COST = 500.0
+# Flops' worth of time, measured, for each of (m + 2)² places: transforming one vector of tiles of an input channel, of
+# an output channel, and one weight.
+_INPUT_COST = 700.0
+_OUTPUT_COST = 250.0
 _WEIGHT_COST = 30.0
 
 
@@ -462,7 +465,7 @@ def _cost(m, p, backwards):
     sources, rows = (p.og, p.cg) if backwards else (p.cg, p.og)
     lanes_each = VECTOR_BYTES // itemsize(p.dtype)
     multiply = 2.0 * plan.vectors * plan.panels * TILE_ROWS * lanes_each * sources * places
-    transforms = _TRANSFORM_COST * plan.vectors * (sources + rows) + _WEIGHT_COST * p.groups * sources * rows
+    transforms = plan.vectors * (_INPUT_COST * sources + _OUTPUT_COST * rows) + _WEIGHT_COST * p.groups * sources * rows
     return 1.05 * multiply + transforms * places + 60_000
 
 
@@ -589,7 +592,7 @@ def _gradient_cost(m, p):
     tiles = p.n * -(-p.oh // m) * -(-p.ow // m)
     parts, again = -(-tiles // shares.tiles), -(-p.og // shares.rows)
     multiply = 2.0 * tiles * p.o * p.cg * places * 1.1
-    transforms = _TRANSFORM_COST * places * -(-tiles // width) * (p.c * again + p.o)
+    transforms = _INPUT_COST * places * -(-tiles // width) * (p.c * again + p.o)
     return multiply + transforms + _WEIGHT_COST * places * p.o * p.cg + 1_000_000.0 * parts * again * p.groups * places
 
 
@@ -597,6 +600,7 @@ def _register_gradient(m, limit):
     @kernel(
         f"conv2d_grad_weight/winograd_f{m}/cpu",
         limit=limit,
+        spread=TAPS - 1,
         cost=lambda p: _gradient_cost(m, p),
         scratch=lambda p: _shares(m, p).elements + gemm.scratch(itemsize(p.dtype)),
         unsupported=lambda p: _unsupported(p) or _too_small(m, p),

@@ -44,6 +44,16 @@ def lanes(typingctx, x):
 
 
 @intrinsic
+def item(typingctx, x, i):
+    """x.flat[i] for i >= 0: Numba's own indexing spends instructions on negative ones."""
+
+    def codegen(context, b, sig, args):
+        return b.load(emit.pointer(context, b, sig.args[0], args[0], args[1]))
+
+    return x.dtype(x, types.intp), codegen
+
+
+@intrinsic
 def load(typingctx, x, i):
     """The vector x.flat[i : i + lanes(x)]."""
 

@@ -115,6 +115,19 @@ def row_offsets(typingctx, tile, rows, stride):
 
 
 @intrinsic
+def listed_rows(typingctx, tile, table, i, rows):
+    """(table[i], table[i + 1], …): one offset for each row of `tile`; rows from `rows` on repeat the last one."""
+
+    def codegen(context, b, sig, args):
+        last = b.sub(args[3], I64(1))
+        numbers = [b.select(b.icmp_signed("<", I64(r), last), I64(r), last) for r in range(tile.rows)]
+        pointers = [emit.pointer(context, b, sig.args[1], args[1], b.add(args[2], number)) for number in numbers]
+        return _tuple(context, b, [b.load(pointer) for pointer in pointers])
+
+    return types.UniTuple(types.intp, tile.rows)(tile, table, types.intp, types.intp), codegen
+
+
+@intrinsic
 def outer(typingctx, tile, a, i, rows, x, offsets):
     """tile[r][v] + a.flat[i + rows[r]] · x.flat[offsets[v] :]: the rank-1 update that carries every matrix product.
 
