@@ -130,8 +130,8 @@ def compare(net: nn.Sequential, batch: int, seconds: float, console: Console) ->
                     measure.scratch_bytes(m.kernel, problem),
                     m,
                 )
-                name, mark, _, *figures = measure.row(candidate)
-                table.add_row("" if again else layer, f"{name} {mark}", *figures)
+                name, mark, _, *figures, _, error, limit = measure.row(candidate)
+                table.add_row("" if again else layer, f"{name} {mark}", *figures, error, limit)
                 again = True
             progress.advance(task)
             table.add_section()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import quantiles
 
 from fastconv import functional, machine, testing, threads
+from fastconv.functional import Array
 from fastconv.problem import Problem, itemsize
-from fastconv.registry import Kernel, choose, kernels
+from fastconv.registry import OPS, Kernel, allowed_limit, choose_and_say, kernels, predicted
 
 # Rounds that a contender runs at least and at most.
 _FEWEST, _MOST = 5, 2000
@@ -44,25 +46,82 @@ def scratch_bytes(kernel: Kernel, problem: Problem) -> int:
     return kernel.scratch(problem) * itemsize(problem.dtype)
 
 
+def kept_bytes(kernel: Kernel, problem: Problem) -> int:
+    """Bytes of what the kernel prepares of the weights."""
+    return kernel.prepared(problem) * itemsize(problem.dtype)
+
+
+class _Call:
+    """A kernel with arrays of its own, called once already; calling it again returns the seconds that it took.
+
+    kept: with prepared weights, prepared before.
+    """
+
+    def __init__(self, kernel: Kernel, problem: Problem, arrays: tuple[Array, ...], kept: bool) -> None:
+        self.kernel = kernel
+        made = {}
+        if kept and kernel.prepare is not None:
+            made["u"] = functional.aligned(kernel.prepared(problem), problem.dtype)
+            kernel.prepare(problem, arrays[OPS[kernel.op].inputs.index("w")], made["u"])
+        self.outputs = testing.poisoned_run(kernel, problem, arrays, **made)
+        scratch = functional.aligned(kernel.scratch(problem), problem.dtype)
+        self._run = partial(kernel.run, problem, *arrays, *self.outputs, scratch, **made)
+
+    def __call__(self) -> float:
+        with threads.measuring():
+            start = time.perf_counter()
+            self._run()
+            return time.perf_counter() - start
+
+
+def race(
+    contenders: Sequence[Kernel], problem: Problem, seconds: float = 0.3, seed: int = 0, kept: bool = False
+) -> dict[str, float | None]:
+    """The shortest of a few times of each kernel of one operation, in turn, by name; for choosing, errors unchecked.
+
+    All runs together take about `seconds`, however many; each kernel is called twice at least, and no more when it
+    takes ten times as long as the fastest, or twice as long after three rounds: a single time may be the scheduler's.
+    None for those that are not run, as the model predicts more than ten times the fastest's time and a good part of
+    `seconds`. kept: with prepared weights.
+    """
+    peak = machine.fma_rate(problem.dtype, seconds=0.0)
+    expected = {kernel.name: predicted(kernel, problem, kept) / peak for kernel in contenders}
+    most = max(10 * min(expected.values()), seconds / 6)
+    best: dict[str, float | None] = {kernel.name: None for kernel in contenders}
+    arrays = testing.inputs(contenders[0].op, problem, seed)
+    calls = [_Call(kernel, problem, arrays, kept) for kernel in contenders if expected[kernel.name] <= most]
+    times = {call.kernel.name: call() for call in calls}
+    spent, rounds = sum(times.values()), 1
+    while len(calls) > 1 and spent < seconds and rounds < _MOST:
+        slow = min(times.values()) * (10 if rounds < 3 else 2)
+        calls = [call for call in calls if times[call.kernel.name] < slow]
+        for call in calls:
+            taken = call()
+            times[call.kernel.name] = min(times[call.kernel.name], taken)
+            spent += taken
+        rounds += 1
+    return {**best, **times}
+
+
 def compare(
     contenders: Sequence[Kernel],
     problem: Problem,
     seconds: float = 0.2,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
+    kept: bool = False,
 ) -> list[Measurement]:
     """Measure kernels of one operation on one problem, in turn, for about `seconds` each and at least five rounds.
 
-    `tick` is called after each kernel's first call, which may compile.
+    `tick` is called after each kernel's first call, which may compile. kept: kernels that prepare the weights are
+    timed with prepared ones, as a layer in evaluation runs them.
     """
     if not contenders:
         return []
     arrays = testing.inputs(contenders[0].op, problem, seed)
     calls = []
     for kernel in contenders:
-        outputs = testing.poisoned_run(kernel, problem, arrays)
-        scratch = functional.aligned(kernel.scratch(problem), problem.dtype)
-        calls.append((kernel, outputs, scratch))
+        calls.append(_Call(kernel, problem, arrays, kept))
         tick()
     times: list[list[float]] = [[] for _ in calls]
     peaks = [machine.fma_rate(problem.dtype, seconds=0.0)]
@@ -70,19 +129,16 @@ def compare(
     spent = [0.0] * len(calls)
     while busy:
         for k in busy:
-            kernel, outputs, scratch = calls[k]
-            with threads.measuring():
-                start = time.perf_counter()
-                kernel.run(problem, *arrays, *outputs, scratch)
-                times[k].append(time.perf_counter() - start)
+            times[k].append(calls[k]())
             spent[k] += times[k][-1]
         busy = [k for k in busy if len(times[k]) < _FEWEST or (spent[k] < seconds and len(times[k]) < _MOST)]
     peaks.append(machine.fma_rate(problem.dtype, seconds=0.0))
     results = []
-    for (kernel, outputs, _), taken in zip(calls, times, strict=True):
+    for call, taken in zip(calls, times, strict=True):
+        kernel = call.kernel
         low, middle, high = quantiles(taken, n=4)
         rate = problem.flops / middle
-        error = testing.error(kernel.op, problem, arrays, outputs)
+        error = testing.error(kernel.op, problem, arrays, call.outputs)
         share = rate / max(peaks)
         results.append(Measurement(kernel, problem, middle, low, high, len(taken), rate, share, error))
     return results
@@ -90,7 +146,11 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A kernel as explain shows it: why it cannot, or its prediction and, if measured, its measurement."""
+    """A kernel as explain shows it: why it cannot, or its prediction and, if measured, its measurement.
+
+    why: of the chosen one, "named", "used", "measured", "tuned" or "model"; of one whose limit is over what "auto" may
+    take, "over precision". kept: bytes of prepared weights.
+    """
 
     kernel: Kernel
     chosen: bool
@@ -98,6 +158,8 @@ class Candidate:
     predicted: float
     scratch: int
     measurement: Measurement | None
+    why: str = ""
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +185,25 @@ def explain_problem(
     candidates = []
     for op in ops:
         backwards = "_grad" in op
-        chosen = choose(op, problem, "auto" if backwards else algorithm, kept=kept and not backwards)
+        keeps = kept and not backwards
+        chosen, why = choose_and_say(op, problem, "auto" if backwards else algorithm, "cpu", keeps)
         able = [kernel for kernel in kernels(op) if kernel.unsupported(problem) is None]
-        results = {m.kernel.name: m for m in compare(able, problem)} if measured and problem.flops else {}
+        results = {m.kernel.name: m for m in compare(able, problem, kept=keeps)} if measured and problem.flops else {}
         for kernel in kernels(op):
             reason = kernel.unsupported(problem)
-            predicted = 0.0 if reason else kernel.cost(problem) / peak
-            scratch = 0 if reason else scratch_bytes(kernel, problem)
-            candidates.append(Candidate(kernel, kernel == chosen, reason, predicted, scratch, results.get(kernel.name)))
+            candidate = Candidate(kernel, False, reason, 0.0, 0, None)
+            if reason is None:
+                candidate = Candidate(
+                    kernel,
+                    kernel == chosen,
+                    None,
+                    predicted(kernel, problem, keeps) / peak,
+                    scratch_bytes(kernel, problem),
+                    results.get(kernel.name),
+                    why if kernel == chosen else "over precision" * (kernel.limit > allowed_limit()),
+                    kept_bytes(kernel, problem) if keeps else 0,
+                )
+            candidates.append(candidate)
     return Explanation(problem, tuple(candidates), machine.machine().line())
 
 
@@ -143,6 +216,7 @@ HEADERS = (
     "GFLOP/s",
     "% of peak",
     "scratch KiB",
+    "kept KiB",
     "error",
     "limit",
 )
@@ -151,18 +225,18 @@ HEADERS = (
 def row(candidate: Candidate) -> tuple[str, ...]:
     """A candidate's cells under HEADERS. An error over its limit is FAIL and gets no speed."""
     kernel, m = candidate.kernel, candidate.measurement
-    mark = "←" if candidate.chosen else ""
+    mark = f"← {candidate.why}".strip() if candidate.chosen else candidate.why
     if candidate.reason is not None:
-        return (kernel.name, mark, "–", candidate.reason, *[""] * 6)
+        return (kernel.name, mark, "–", candidate.reason, *[""] * 7)
     known = (kernel.name, mark, f"{candidate.predicted * 1e3:.3f}")
-    scratch = f"{candidate.scratch / 1024:.0f}"
+    memory = (f"{candidate.scratch / 1024:.0f}", f"{candidate.kept / 1024:.0f}" if candidate.kept else "")
     if m is None:
-        return (*known, "", "", "", "", scratch, "", f"{kernel.limit:g}")
+        return (*known, "", "", "", "", *memory, "", f"{kernel.limit:g}")
     if not m.passed:
-        return (*known, "FAIL", "", "", "", scratch, f"{m.error:.2f}", f"{kernel.limit:g}")
+        return (*known, "FAIL", "", "", "", *memory, f"{m.error:.2f}", f"{kernel.limit:g}")
     spread = f"{m.low * 1e3:.3f}–{m.high * 1e3:.3f}"
     speed = (f"{m.seconds * 1e3:.3f}", spread, f"{m.rate / 1e9:.1f}", f"{100 * m.share:.0f}")
-    return (*known, *speed, scratch, f"{m.error:.2f}", f"{kernel.limit:g}")
+    return (*known, *speed, *memory, f"{m.error:.2f}", f"{kernel.limit:g}")
 
 
 def table(candidates: Sequence[Candidate]) -> list[str]:

@@ -20,7 +20,8 @@ from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem
+from fastconv import choices, threads
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem, boolean
 
 if TYPE_CHECKING:
     from fastconv.measure import Explanation
@@ -115,7 +116,7 @@ def kernel(
     def register(run: Callable[..., None]) -> Callable[..., None]:
         weights = (prepare, prepared, prepare_cost)
         _kernels[name] = Kernel(op, algorithm, backend, run, limit, scratch, unsupported, cost, *weights, spread)
-        _cheapest.cache_clear()
+        _automatic.cache_clear()
         _named_kernel.cache_clear()
         return run
 
@@ -152,18 +153,25 @@ def kernels(op: str | None = None, backend: str = "cpu") -> list[Kernel]:
 
 
 _named: ContextVar[Mapping[str, str]] = ContextVar("fastconv_use", default=MappingProxyType({}))
+_measures: ContextVar[bool] = ContextVar("fastconv_use_measure", default=False)
 
 
 class use:  # noqa: N801 - called like a function, as torch.no_grad is
-    """Let the named kernels serve their operations wherever `algorithm` is "auto".
+    """Let the named kernels serve their operations wherever `algorithm` is "auto", or let "auto" measure.
 
     `use("conv2d/direct", "max_pool2d/naive")` holds from the call on, in this thread or task; as a context manager
-    until the block ends. `use()` names nothing: every operation is chosen automatically again. A named kernel that
-    cannot do a problem raises Unsupported; it is never replaced.
+    until the block ends. `use()` names nothing: every operation is chosen automatically again, and nothing is
+    measured. A named kernel that cannot do a problem raises Unsupported; it is never replaced.
+
+    `use(measure=True)` leaves the names as they are. From then on, the first time that a problem is chosen
+    automatically, the kernels that can do it within the precision are timed on random data of its sizes, for some
+    tenths of a second, and the fastest serves it. What was measured is remembered, on disk too: on this CPU and with
+    these kernel sources it is chosen at once, by later processes as well, and whether they measure or not. A number of
+    threads and weights that are kept prepared are measured for themselves.
     """
 
-    def __init__(self, *names: str) -> None:
-        chosen: dict[str, str] = dict(_named.get()) if names else {}
+    def __init__(self, *names: str, measure: bool | None = None) -> None:
+        chosen: dict[str, str] = {} if not names and measure is None else dict(_named.get())
         for name in names:
             op, _, rest = name.partition("/") if isinstance(name, str) else ("", "", "")
             algorithm, _, backend = rest.partition("/")
@@ -172,13 +180,15 @@ class use:  # noqa: N801 - called like a function, as torch.no_grad is
                 available = ", ".join(f"{k.op}/{k.algorithm}" for k in kernels(op if op in OPS else None))
                 raise ValueError(f"name={name!r}: needs op/algorithm, one of {available}")
             chosen[op] = algorithm
-        self._token: Token[Mapping[str, str]] = _named.set(chosen)
+        measures = _measures.get() and bool(names) if measure is None else boolean("measure", measure)
+        self._tokens: tuple[Token[Mapping[str, str]], Token[bool]] = (_named.set(chosen), _measures.set(measures))
 
     def __enter__(self) -> use:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _named.reset(self._token)
+        _named.reset(self._tokens[0])
+        _measures.reset(self._tokens[1])
 
 
 # The largest error limit that "auto" may choose, in the units of fastconv.testing.error.
@@ -206,21 +216,33 @@ class precision:  # noqa: N801 - called like a function, as torch.no_grad is
         _precision.reset(self._token)
 
 
-def choose(op: str, problem: Problem, algorithm: str = "auto", backend: str = "cpu", *, kept: bool = False) -> Kernel:
-    """The kernel that serves `problem`: the named algorithm, or for "auto" the one `use` names or the cheapest.
+def allowed_limit() -> float:
+    """The largest error limit that "auto" may choose here and now."""
+    return PRECISIONS[_precision.get()]
 
-    kept: whether what a kernel prepares of the weights is kept, so that calls do not pay for it.
+
+def choose(op: str, problem: Problem, algorithm: str = "auto", backend: str = "cpu", *, kept: bool = False) -> Kernel:
+    """The kernel that serves `problem`: the named algorithm, or for "auto" the one `use` names, or the fastest.
+
+    The fastest is the one that was fastest when the kernels were measured on this problem, else the one of the smallest
+    predicted time. kept: whether what a kernel prepares of the weights is kept, so that calls do not pay for it.
     Raises Unsupported if a named algorithm cannot do the problem, ValueError if there is none of that name.
     """
+    return choose_and_say(op, problem, algorithm, backend, kept)[0]
+
+
+def choose_and_say(op: str, problem: Problem, algorithm: str, backend: str, kept: bool) -> tuple[Kernel, str]:
+    """What `choose` chooses, and why: "named", "used", "measured", "tuned" or "model"."""
     if not isinstance(algorithm, str):
         raise TypeError(
             f"algorithm={algorithm!r}: needs the name of an algorithm or 'auto', got {type(algorithm).__name__}"
         )
-    if algorithm == "auto":
-        algorithm = _named.get().get(op, "auto")
-        if algorithm == "auto":
-            return _cheapest(op, problem, backend, kept, PRECISIONS[_precision.get()])
-    return _named_kernel(op, problem, algorithm, backend)
+    if algorithm != "auto":
+        return _named_kernel(op, problem, algorithm, backend), "named"
+    algorithm = _named.get().get(op, "auto")
+    if algorithm != "auto":
+        return _named_kernel(op, problem, algorithm, backend), "used"
+    return _automatic(op, problem, backend, kept, allowed_limit(), threads.get_num_threads(), _measures.get())
 
 
 @lru_cache(maxsize=4096)
@@ -236,9 +258,48 @@ def _named_kernel(op: str, problem: Problem, algorithm: str, backend: str) -> Ke
 
 
 @lru_cache(maxsize=4096)
-def _cheapest(op: str, problem: Problem, backend: str, kept: bool, limit: float) -> Kernel:
+def _automatic(
+    op: str, problem: Problem, backend: str, kept: bool, limit: float, team: int, measures: bool
+) -> tuple[Kernel, str]:
     able = [k for k in kernels(op, backend) if k.unsupported(problem) is None and k.limit <= limit]
-    return min(able, key=lambda k: (k.cost(problem) - kept * k.prepare_cost(problem), k.name))
+    key = choices.problem_key(op, problem, team, kept)
+    if measures and problem.flops and len(able) > 1:
+        _measure_once(key, able, problem, kept)
+    seconds = choices.recall(key)
+    timed = [(taken, k.name, k) for k in able if (taken := seconds.get(k.name)) is not None]
+    if timed:
+        return min(timed)[2], "measured"
+    chosen = min(able, key=lambda k: (predicted(k, problem, kept), k.name))
+    return chosen, "tuned" if chosen.name in choices.recall(choices.tuning_key(team)) else "model"
+
+
+def predicted(kernel: Kernel, problem: Problem, kept: bool = False) -> float:
+    """The time that the model predicts, in flops at the FMA peak: the kernel's cost times what a tuning found.
+
+    kept: without what preparing the weights costs.
+    """
+    factor = choices.recall(choices.tuning_key(threads.get_num_threads())).get(kernel.name) or 1.0
+    return factor * (kernel.cost(problem) - kept * kernel.prepare_cost(problem))
+
+
+def remember(key: str, record: choices.Record) -> None:
+    """Remember what was measured, so that it counts from the next choice on."""
+    choices.remember(key, record)
+    _automatic.cache_clear()
+
+
+def _measure_once(key: str, able: list[Kernel], problem: Problem, kept: bool) -> None:
+    """Measure the kernels on the problem, unless it is known of all of them what they took."""
+    from fastconv.measure import race
+
+    # Measuring chooses no kernel by measuring.
+    token = _measures.set(False)
+    try:
+        with choices.measuring:
+            if not all(kernel.name in choices.recall(key) for kernel in able):
+                remember(key, race(able, problem, kept=kept))
+    finally:
+        _measures.reset(token)
 
 
 def has_meaning(op: str, problem: Problem) -> bool:
@@ -253,12 +314,16 @@ def operations(problem: Problem) -> list[str]:
     return [name for name, op in OPS.items() if isinstance(problem, op.problem)]
 
 
-def explain(target: Any, x: Any = None, *, measure: bool = False, ops: Iterable[str] | None = None) -> Explanation:
+def explain(
+    target: Any, x: Any = None, *, measure: bool = False, ops: Iterable[str] | None = None, kept: bool | None = None
+) -> Explanation:
     """Every candidate kernel for a problem, or for a layer and its input, and which one is chosen and why.
 
-    `target` is a Problem, or a layer with `.problem(x)`; `x` is the layer's input. Printed, the result is a table with
-    predicted time, scratch memory and, with measure=True, measured time, GFLOP/s, share of the machine's measured
-    FMA peak and error against float64. A kernel that cannot do the problem is listed with the reason.
+    `target` is a Problem, or a layer with `.problem(x)`; `x` is the layer's input. kept: whether prepared weights are
+    kept; None: as the layer does, in evaluation. Printed, the result is a table with the choice and its reason (the
+    layer named it, `use` did, it was measured, a tuned model predicts it, or the model as shipped), predicted time,
+    scratch memory, kept memory and, with measure=True, measured time, GFLOP/s, share of the machine's measured FMA peak
+    and error against float64. A kernel that cannot do the problem is listed with the reason.
     """
     from fastconv.measure import explain_problem
 
@@ -270,10 +335,11 @@ def explain(target: Any, x: Any = None, *, measure: bool = False, ops: Iterable[
             raise ValueError("x=None: explaining a layer needs its input")
         problem, shown = target.problem(x), target.operations
         algorithm = getattr(target, "algorithm", "auto")
+        kept = hasattr(target, "_kept") and not target.training if kept is None else kept
     else:
         raise TypeError(f"target={target!r}: needs a problem or a layer that is served by kernels")
     able = [op for op in operations(problem) if has_meaning(op, problem)]
     chosen = list(ops if ops is not None else shown or able)
     if not chosen or any(op not in able for op in chosen):
         raise ValueError(f"ops={ops!r}: needs some of {', '.join(able)}")
-    return explain_problem(problem, chosen, algorithm, measured=measure)
+    return explain_problem(problem, chosen, algorithm, measured=measure, kept=bool(kept))

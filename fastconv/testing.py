@@ -144,15 +144,18 @@ def inputs(op: str, problem: Problem, seed: int = 0) -> tuple[Array, ...]:
     return tuple(generator.standard_normal(shapes[name]).astype(problem.dtype) for name in OPS[op].inputs)
 
 
-def poisoned_run(kernel: Kernel, problem: Problem, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The kernel's outputs, with outputs and scratch full of NaN (integers: of their minimum) before the call."""
+def poisoned_run(kernel: Kernel, problem: Problem, arrays: tuple[Array, ...], **made: Array) -> tuple[Array, ...]:
+    """The kernel's outputs, with outputs and scratch full of NaN (integers: of their minimum) before the call.
+
+    made: u=, what the kernel prepared of the weights.
+    """
     outputs = []
     for shape, dtype in output_shapes(kernel.op, problem):
         poison = np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).min
         outputs.append(np.full(shape, poison, dtype))
     scratch = aligned(kernel.scratch(problem), problem.dtype)
     scratch[:] = np.nan
-    kernel.run(problem, *arrays, *outputs, scratch)
+    kernel.run(problem, *arrays, *outputs, scratch, **made)
     return tuple(outputs)
 
 

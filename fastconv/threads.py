@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from fastconv.problem import integer
 
@@ -17,6 +18,7 @@ _may_rest = True
 _ALONE_BELOW = 200_000
 
 
+@lru_cache(maxsize=1)
 def available() -> int:
     """The most threads kernels can use: Numba's, which NUMBA_NUM_THREADS and the process's CPU affinity limit."""
     from numba import config

@@ -16,3 +16,13 @@ def threads(monkeypatch):
 
     monkeypatch.setattr(threads, "_limit", None)
     return threads
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch):
+    """Choices are those of the model as shipped, whatever was measured or tuned on this machine."""
+    from fastconv import choices
+
+    monkeypatch.setattr(choices, "path", lambda: None)
+    monkeypatch.setattr(choices, "_known", {})
+    monkeypatch.setattr(choices, "_read", 0)

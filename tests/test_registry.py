@@ -30,7 +30,7 @@ def register():
     yield registering
     for name in names:
         registry._kernels.pop(name, None)
-    registry._cheapest.cache_clear()
+    registry._automatic.cache_clear()
     registry._named_kernel.cache_clear()
 
 
