@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from fastconv import machine, models, testing
+from fastconv import machine, models, testing, tuning
 from fastconv.nn import init
 from fastconv.problem import DTYPES, ConvProblem, LinearProblem, PoolProblem, Problem
-from fastconv.registry import explain, has_meaning, operations
+from fastconv.registry import OPS, explain, has_meaning, operations
 from fastconv.summarize import Summary, summary
 from fastconv.warmup import warmup
 
@@ -35,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
 
     warm = commands.add_parser("warmup", help="compile every kernel now and fill the cache")
     warm.add_argument("--dtype", action="append", choices=DTYPES, help="only this dtype (may be given twice)")
+    warm.add_argument("--tune", action="store_true", help="then measure kernels and fit what `auto` chooses by")
+    warm.add_argument("--ops", nargs="+", choices=OPS, metavar="OP", help=f"tune only these of {', '.join(OPS)}")
+    warm.add_argument("--seconds", type=float, help="how long tuning measures, about (default: 60)")
 
     shown = commands.add_parser(
         "explain",
@@ -49,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     shown.add_argument("--groups", type=int, default=None)
     shown.add_argument("--dtype", choices=DTYPES, default=None)
+    shown.add_argument("--kept", action="store_true", help="as a layer in evaluation, which keeps prepared weights")
     shown.add_argument("--measure", action="store_true", help="run every kernel: time, GFLOP/s, share of peak, error")
 
     listed = commands.add_parser("summary", help="the layers of a network: output shapes, parameters, memory")
@@ -136,8 +141,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "info":
         print(machine.describe(measured=not args.no_measure))
     elif args.command == "warmup":
+        if not args.tune and (args.ops or args.seconds is not None):
+            parser.error("--ops and --seconds are for --tune")
+        if args.seconds is not None and not 0 < args.seconds < math.inf:
+            parser.error(f"seconds={args.seconds}: needs a positive number")
         seconds = warmup(args.dtype or DTYPES, lambda name, taken: print(f"{taken:6.2f} s  {name}", flush=True))
         print(f"{seconds:6.2f} s in all")
+        if args.tune:
+            fits = tuning.tune(args.ops or tuple(OPS), args.seconds or 60.0, lambda text: print(text, file=sys.stderr))
+            print(*tuning.table(fits), sep="\n")
     elif args.command == "summary":
         try:
             print(_summary(args))
@@ -148,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             problem, ops = _problem(args)
         except (ValueError, TypeError) as error:
             parser.error(str(error))
-        print(explain(problem, measure=args.measure, ops=ops))
+        print(explain(problem, measure=args.measure, ops=ops, kept=args.kept))
     return 0
 
 
