@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -131,27 +132,56 @@ def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]
     return [shapes[name] for name in OPS[op].outputs]
 
 
+class Bound:
+    """A kernel and a problem, and what of a call depends on nothing else."""
+
+    __slots__ = ("empty", "kernel", "nbytes", "none", "outputs", "problem", "weights")
+
+    def __init__(self, kernel: Kernel, problem: Problem) -> None:
+        self.kernel, self.problem = kernel, problem
+        self.outputs = [(shape, np.dtype(dtype)) for shape, dtype in output_shapes(kernel.op, problem)]
+        self.none = _NO_ELEMENTS[problem.dtype]
+        # No images: nothing to do, and a sum over nothing is zero.
+        self.empty = problem.flops == 0
+        self.nbytes = 0 if self.empty else kernel.scratch(problem) * problems.itemsize(problem.dtype)
+        self.weights = OPS[kernel.op].inputs.index("w") if kernel.prepare is not None else None
+
+    def __call__(self, arrays: tuple[Array, ...], kept: Kept | None = None) -> tuple[Array, ...]:
+        """The outputs for these arrays, which are as kernels take them; see `run` for `kept`."""
+        if self.empty:
+            return tuple(np.zeros(shape, dtype) for shape, dtype in self.outputs)
+        outputs = tuple([np.empty(shape, dtype) for shape, dtype in self.outputs])
+        if not self.nbytes and self.weights is None:
+            self.kernel.run(self.problem, *arrays, *outputs, self.none)
+            return outputs
+        made = {}
+        if kept is not None and self.weights is not None:
+            made["u"] = kept.weights(self.kernel, self.problem, arrays[self.weights])
+        memory = _workspace.take(self.nbytes)
+        try:
+            scratch = memory[: self.nbytes // 4].view(self.problem.dtype)
+            self.kernel.run(self.problem, *arrays, *outputs, scratch, **made)
+        finally:
+            _workspace.give(memory)
+        return outputs
+
+
+_NO_ELEMENTS = {dtype: np.empty(0, dtype) for dtype in problems.DTYPES}
+
+
+@lru_cache(maxsize=4096)
+def bound(kernel: Kernel, problem: Problem) -> Bound:
+    """The kernel bound to the problem."""
+    return Bound(kernel, problem)
+
+
 def run(op: str, problem: Problem, algorithm: str, *inputs: Array, kept: Kept | None = None) -> tuple[Array, ...]:
     """Do `op` with the kernel chosen for `problem`; `inputs` in the order of OPS[op].inputs.
 
     kept: where what the kernel prepares of w stays for the next call; None if it need not.
     """
     kernel = choose(op, problem, algorithm, kept=kept is not None)
-    arrays = tuple(prepared(array) for array in inputs)
-    if problem.flops == 0:
-        # No images: nothing to do, and a sum over nothing is zero.
-        return tuple(np.zeros(shape, dtype) for shape, dtype in output_shapes(op, problem))
-    outputs = tuple(np.empty(shape, dtype) for shape, dtype in output_shapes(op, problem))
-    made = {}
-    if kept is not None and kernel.prepare is not None:
-        made["u"] = kept.weights(kernel, problem, arrays[OPS[op].inputs.index("w")])
-    nbytes = kernel.scratch(problem) * problems.itemsize(problem.dtype)
-    memory = _workspace.take(nbytes)
-    try:
-        kernel.run(problem, *arrays, *outputs, memory[: nbytes // 4].view(problem.dtype), **made)
-    finally:
-        _workspace.give(memory)
-    return outputs
+    return bound(kernel, problem)(tuple([prepared(array) for array in inputs]), kept)
 
 
 def _expect(name: str, array: Array, shape: tuple[int, ...]) -> None:
@@ -161,7 +191,7 @@ def _expect(name: str, array: Array, shape: tuple[int, ...]) -> None:
 
 def _bias(b: Array | None, channels: int, dtype: str) -> Array:
     if b is None:
-        return np.empty(0, dtype)
+        return _NO_ELEMENTS[dtype]
     if b.shape != (channels,):
         raise ValueError(f"b={b.shape}: needs shape ({channels},), one value an output channel")
     return b

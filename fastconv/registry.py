@@ -57,7 +57,7 @@ OPS: Mapping[str, Op] = {
 BACKENDS = ("cpu",)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
     """One way to do one operation on one backend.
 
@@ -118,6 +118,7 @@ def kernel(
         _kernels[name] = Kernel(op, algorithm, backend, run, limit, scratch, unsupported, cost, *weights, spread)
         _automatic.cache_clear()
         _named_kernel.cache_clear()
+        _epoch[0] += 1
         return run
 
     return register
@@ -216,6 +217,15 @@ class precision:  # noqa: N801 - called like a function, as torch.no_grad is
         _precision.reset(self._token)
 
 
+def setting() -> tuple[object, ...]:
+    """What the choice of a kernel depends on besides the problem: while it is the same, so is the choice."""
+    return _named.get(), _precision.get(), _measures.get(), threads.get_num_threads(), _epoch[0]
+
+
+# Counts what changes choices: kernels registered, measurements and tunings that arrived.
+_epoch = [0]
+
+
 def allowed_limit() -> float:
     """The largest error limit that "auto" may choose here and now."""
     return PRECISIONS[_precision.get()]
@@ -286,6 +296,7 @@ def remember(key: str, record: choices.Record) -> None:
     """Remember what was measured, so that it counts from the next choice on."""
     choices.remember(key, record)
     _automatic.cache_clear()
+    _epoch[0] += 1
 
 
 def _measure_once(key: str, able: list[Kernel], problem: Problem, kept: bool) -> None:

@@ -142,7 +142,8 @@ def test_a_team_does_the_work(kernel, problem, threads, monkeypatch):
         threads.set_num_threads(count)
         with threads.eager():
             testing.poisoned_run(kernel, problem, testing.inputs(kernel.op, problem))
-        assert set(teams) == {count}
+        # A phase with a single piece of work may run alone.
+        assert max(teams) == count
 
 
 # The operand that may hold NaN and inf. The other one, w or the weight gradient's gy, meets the zeros of the padding,

@@ -2,21 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.functional import Kept
+from fastconv.functional import Array, Kept, bound
 from fastconv.nn import functional as F
 from fastconv.nn import init
 from fastconv.nn.checks import float_dtype, image_shape, one_of, real
 from fastconv.nn.module import Module, Parameter
 from fastconv.problem import ConvProblem, IntPair, Padding, boolean, conv_padding, integer, pair
+from fastconv.registry import choose, setting
 
 T = TypeVar("T")
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class _Ready:
+    """A layer's forward worked out for arrays of one shape, so that a small layer does not wait for Python."""
+
+    __slots__ = ("bias", "bound", "dtype", "layer", "parameters", "setting", "shape", "versions")
+
+    def __init__(self, layer: Conv2d, x: Array) -> None:
+        problem = layer.problem(x)
+        kernel = choose("conv2d", problem, layer.algorithm, kept=layer._keep() is not None)
+        self.layer, self.parameters = layer, layer.__dict__["_parameters"]
+        self.shape, self.dtype, self.setting = x.shape, x.dtype, setting()
+        self.bound = bound(kernel, problem)
+        self.bias = None if layer.bias is not None else np.empty(0, x.dtype)
+        ready = all(p is None or p._array.flags.carray for p in self.parameters.values())
+        self.versions = self._versions() if ready else None
+
+    def _versions(self) -> tuple[int, int]:
+        weight, bias = self.parameters["weight"], self.parameters.get("bias")
+        return weight._state.number, 0 if bias is None else bias._state.number
+
+    def __call__(self, x: Array) -> Array | None:
+        """y, or None if x, the parameters or the setting are not those that this was worked out for."""
+        parameters = self.parameters
+        weight, bias, b = parameters["weight"], parameters.get("bias"), self.bias
+        if b is None:
+            versions = (weight._state.number, bias._state.number)
+            b = bias._array
+        else:
+            versions = (weight._state.number, 0)
+        # An array that functional.prepared would copy is left to it.
+        if (
+            x.shape != self.shape
+            or x.dtype is not self.dtype
+            or versions != self.versions
+            or setting() != self.setting
+            or not x.flags.carray
+        ):
+            return None
+        bound = self.bound
+        kept = None if bound.weights is None else self.layer._keep()
+        return bound((x, weight._array, b), kept)[0]
 
 
 class Conv2d(Module):
@@ -65,6 +108,7 @@ class Conv2d(Module):
         self.padding_mode = one_of("padding_mode", padding_mode, PADDING_MODES)
         self.algorithm = algorithm
         self._kept = Kept()
+        self._ready: _Ready | None = None
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = Parameter(np.empty(shape, float_dtype(dtype)))
         self.bias = Parameter(np.empty(self.out_channels, float_dtype(dtype))) if boolean("bias", bias) else None
@@ -80,6 +124,12 @@ class Conv2d(Module):
         return conv_padding(self.padding, (height, width), (kh, kw), self.stride, self.dilation)
 
     def forward(self, x: T) -> T:
+        given: Any = x
+        ready = self._ready
+        if ready is not None and type(given) is np.ndarray:
+            y = ready(given)
+            if y is not None:
+                return cast(T, y)
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             real("input", x)
@@ -87,7 +137,18 @@ class Conv2d(Module):
             x = F.pad(x, (left, right, top, bottom), self.padding_mode)
             padding = 0
         args = (self.stride, padding, self.dilation, self.groups)
-        return F.conv2d(x, self.weight, self.bias, *args, algorithm=self.algorithm, kept=self._keep())
+        out = F.conv2d(x, self.weight, self.bias, *args, algorithm=self.algorithm, kept=self._keep())
+        if type(given) is np.ndarray and given.ndim == 4 and self.padding_mode == "zeros":
+            self.__dict__["_ready"] = _Ready(self, given)
+        return out
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.__dict__["_ready"] = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy works it out for itself.
+        return {**self.__dict__, "_ready": None}
 
     def _keep(self) -> Kept | None:
         """Where prepared weights are kept: in evaluation, and only while no change of the weights can go unseen."""

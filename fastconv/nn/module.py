@@ -77,6 +77,8 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self.forward(*args, **kwargs)
+        if not self._forward_hooks:
+            return output
         for hook in tuple(self._forward_hooks.values()):
             changed = hook(self, args, output)
             output = output if changed is None else changed

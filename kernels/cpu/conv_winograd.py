@@ -41,7 +41,7 @@ from fastconv.kernels.cpu.simd import (
     store_first,
 )
 from fastconv.kernels.cpu.team import parallel, take
-from fastconv.kernels.cpu.tiles import outer, row_offsets, shares, spaced, store_tile, zeros
+from fastconv.kernels.cpu.tiles import outer, row_offsets, spaced, store_whole, zeros
 from fastconv.kernels.cpu.winograd_matrices import TAPS
 from fastconv.kernels.cpu.winograd_transforms import (
     add_product,
@@ -201,11 +201,7 @@ def _make_multiply(vecs, one_more):
                 tile = outer(tile, u, a, rows, v, spaced(tile, first, width))
                 if one_more:
                     column = add_product(column, u, a, v, first + vecs * width)
-            places, whole = spaced(tile, to, width), shares(tile, vecs * width)
-            if start > 0:
-                store_tile(tile, out, places, whole, row, TILE_ROWS, True)
-            else:
-                store_tile(tile, out, places, whole, row, TILE_ROWS, False)
+            store_whole(tile, out, to, row, start > 0)
             if one_more:
                 store_column(column, out, to + vecs * width, row, start > 0)
 

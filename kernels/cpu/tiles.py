@@ -314,6 +314,33 @@ def store_tile(typingctx, tile, y, offsets, counts, row_stride, rows, accumulate
 
 
 @intrinsic
+def store_whole(typingctx, tile, y, i, row_stride, accumulate):
+    """y.flat[i + r·row_stride + v·lanes :] = (or += if accumulate) tile[r][v], all of them."""
+
+    def codegen(context, b, sig, args):
+        value, array, first, stride, adding = args
+        vector = emit.vector(tile)
+        places = [
+            emit.pointer(
+                context, b, sig.args[1], array, b.add(first, b.add(b.mul(stride, I64(r)), I64(v * tile.lanes)))
+            )
+            for r in range(tile.rows)
+            for v in range(tile.vecs)
+        ]
+        with b.if_else(adding) as (then, otherwise):
+            with then:
+                for k, place in enumerate(places):
+                    emit.store(b, place, b.fadd(b.extract_value(value, k), emit.load(b, place, vector)))
+            with otherwise:
+                for k, place in enumerate(places):
+                    emit.store(b, place, b.extract_value(value, k))
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.void(tile, y, intp, intp, types.boolean), codegen
+
+
+@intrinsic
 def prefetch_tile(typingctx, tile, y, offsets, row_stride, rows):
     """Ask for the cache lines that `store_tile` will write, so that they are there when the tile is done.
 
