@@ -23,6 +23,8 @@ VERSION = version("torch") if INSTALLED else ""
 
 def unsupported(problem: Problem) -> str | None:
     """Why torch's functions cannot express the problem, or None."""
+    if isinstance(problem, ConvProblem) and problem.epilogue:
+        return "an activation or addition, which torch does in further functions"
     if isinstance(problem, LinearProblem) or problem.padding[::2] == problem.padding[1::2]:
         return None
     return f"padding {problem.padding} differs before and after"
@@ -51,7 +53,7 @@ def contender(op: str, problem: Problem, arrays: tuple[np.ndarray, ...]) -> Call
     return outputs
 
 
-def _conv(op: str, p: ConvProblem, first: Any, second: Any, b: Any = None) -> Callable[[], Any]:
+def _conv(op: str, p: ConvProblem, first: Any, second: Any, b: Any = None, z: Any = None) -> Callable[[], Any]:
     from torch.nn import functional, grad
 
     arguments = (p.stride, p.padding[::2], p.dilation, p.groups)

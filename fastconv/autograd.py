@@ -234,6 +234,12 @@ class Variable:
         return self._changed(result)
 
 
+def is_recorded(x: Any, *others: Any) -> bool:
+    """Whether `record` would put an operation on input `x` and `others` on the tape."""
+    sources = (x, *others) if isinstance(x, Variable) and _mode.recording else ()
+    return any(isinstance(source, Variable) and source._is_recorded() for source in sources)
+
+
 def record(x: T, y: Any, *edges: tuple[Any, ...]) -> T:
     """`y`, the array that an operation gave, as what its input `x` is: an array, or a Tensor on the tape.
 

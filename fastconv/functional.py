@@ -206,15 +206,20 @@ def conv2d(
     dilation: IntPair = 1,
     groups: int = 1,
     *,
+    activation: str = "",
+    z: Array | None = None,
     algorithm: str = "auto",
     kept: Kept | None = None,
 ) -> Array:
     """y[n,o,i,j] = b[o] + Σ_{c,r,s} w[o,c,r,s] · x[n, c, i·sh + r·dh − top, j·sw + s·dw − left], zeros outside x.
 
     x (N, C, H, W), w (O, C/groups, KH, KW), b (O) -> y (N, O, OH, OW). Source: torch.nn.functional.conv2d.
-    kept: what a layer keeps of its weights between calls.
+    With z (N, O, OH, OW) and activation "relu", "sigmoid" or "tanh" the result is activation(y + z), in the same pass
+    over y. kept: what a layer keeps of its weights between calls.
     """
     dtype = _checked(x=x, w=w) if b is None else _checked(x=x, w=w, b=b)
+    if z is not None:
+        _checked(x=x, z=z)
     p = ConvProblem.make(
         x.shape,
         w.shape,
@@ -224,8 +229,14 @@ def conv2d(
         groups=groups,
         bias=b is not None,
         dtype=dtype,
+        activation=activation,
+        add=z is not None,
     )
-    return run("conv2d", p, algorithm, x, w, _bias(b, p.o, dtype), kept=kept)[0]
+    if z is None:
+        z = np.empty(0, dtype)
+    else:
+        _expect("z", z, p.output_shape)
+    return run("conv2d", p, algorithm, x, w, _bias(b, p.o, dtype), z, kept=kept)[0]
 
 
 def conv2d_grad_input(

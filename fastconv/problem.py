@@ -18,6 +18,8 @@ IntPair: TypeAlias = "int | Sequence[int]"
 Padding: TypeAlias = "int | Sequence[int] | str"
 
 DTYPES = ("float32", "float64")
+# What a convolution may do to its outputs; "" is nothing.
+ACTIVATIONS = ("", "relu", "sigmoid", "tanh")
 _DTYPE_OF = {"f": "float32", "d": "float64"}
 
 # Index arithmetic in kernels is int64; a single extent stays below this so that products of two never overflow.
@@ -79,6 +81,18 @@ def known_dtype(dtype: object) -> str:
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: needs one of {', '.join(DTYPES)}")
     return dtype
+
+
+def known_activation(activation: object) -> str:
+    """`activation` if it is the name of one, else a TypeError or ValueError."""
+    if not isinstance(activation, str):
+        raise TypeError(
+            f"activation={activation!r}: needs one of {', '.join(map(repr, ACTIVATIONS))}, "
+            f"got {type(activation).__name__}"
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: needs one of {', '.join(map(repr, ACTIVATIONS))}")
+    return activation
 
 
 def shape(name: str, value: object, axes: str) -> tuple[int, ...]:
@@ -144,7 +158,9 @@ def conv_padding(
 class ConvProblem:
     """A 2-D cross-correlation, torch.nn.Conv2d's: y[n,o] = b[o] + Σ_c corr2d(x[n,c], w[o,c]), and its two gradients.
 
-    Arrays: x (n, c, h, w), w (o, c/groups, kh, kw), b (o), y (n, o, oh, ow).
+    With an epilogue y = activation(b + Σ + z), z if `add`: "relu" is max(y, 0), "sigmoid" 1/(1 + e^−y), "tanh" and ""
+    what they say. Such a problem has no gradients: they are those of the parts.
+    Arrays: x (n, c, h, w), w (o, c/groups, kh, kw), b (o), y and z (n, o, oh, ow).
     """
 
     n: int
@@ -160,6 +176,8 @@ class ConvProblem:
     groups: int = 1
     bias: bool = False
     dtype: str = "float32"
+    activation: str = ""
+    add: bool = False
 
     @classmethod
     def make(
@@ -173,6 +191,8 @@ class ConvProblem:
         groups: object = 1,
         bias: bool = False,
         dtype: str = "float32",
+        activation: str = "",
+        add: bool = False,
     ) -> ConvProblem:
         """The problem with these torch.nn.Conv2d arguments; ValueError or TypeError names the argument at fault."""
         n, c, h, w = shape("input", input_shape, "N C H W")
@@ -189,7 +209,7 @@ class ConvProblem:
                 f"and groups={group}, got {c}"
             )
         pads = conv_padding(padding, (h, w), (kh, kw), strides, dilations)
-        checked = (boolean("bias", bias), known_dtype(dtype))
+        checked = (boolean("bias", bias), known_dtype(dtype), known_activation(activation), boolean("add", add))
         problem = cls(n, c, h, w, o, kh, kw, strides, pads, dilations, group, *checked)
         if h < 1 or w < 1 or problem.oh < 1 or problem.ow < 1:
             top, bottom, left, right = pads
@@ -232,15 +252,20 @@ class ConvProblem:
         return (self.n, self.o, self.oh, self.ow)
 
     @property
+    def epilogue(self) -> bool:
+        """Whether anything is done to the outputs beyond the convolution and its bias."""
+        return self.add or bool(self.activation)
+
+    @property
     def flops(self) -> int:
         """2 × multiply-adds of the direct algorithm, padding counted: the credit of every algorithm."""
         return 2 * self.n * self.o * self.oh * self.ow * self.cg * self.kh * self.kw
 
     @property
     def bytes(self) -> int:
-        """Compulsory traffic: x, w and y once each."""
+        """Compulsory traffic: x, w, y and z once each."""
         words = self.n * self.c * self.h * self.w + self.o * self.cg * self.kh * self.kw
-        return itemsize(self.dtype) * (words + self.n * self.o * self.oh * self.ow)
+        return itemsize(self.dtype) * (words + (1 + self.add) * self.n * self.o * self.oh * self.ow)
 
 
 @dataclass(frozen=True, slots=True)

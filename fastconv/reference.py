@@ -63,10 +63,13 @@ def conv2d(
     padding: Pads = NO_PADS,
     dilation: Pair = (1, 1),
     groups: int = 1,
+    activation: str = "",
+    z: npt.ArrayLike | None = None,
 ) -> Array:
     """y[n, o, i, j] = b[o] + Σ_c Σ_r Σ_s xpadded[n, c, i·sh + r·dh, j·sw + s·dw]·w[o, c, r, s], c over o's group.
 
-    x (n, c, h, w), w (o, c/groups, kh, kw), b (o) -> y (n, o, oh, ow).
+    Then z is added and `activation` applied, one of those that `activate` knows.
+    x (n, c, h, w), w (o, c/groups, kh, kw), b (o), z (n, o, oh, ow) -> y (n, o, oh, ow).
     """
     x, w = _float64(x), _float64(w)
     xpadded = _pad(x, padding)
@@ -77,7 +80,22 @@ def conv2d(
             y[:, og] += _contract("oc,nchw->nohw", w[og, :, r, s], xpadded[:, cg][tap])
     if b is not None:
         y += _float64(b)[:, None, None]
-    return y
+    if z is not None:
+        y += _float64(z)
+    return activate(y, activation)
+
+
+@_ieee
+def activate(y: npt.ArrayLike, activation: str) -> Array:
+    """max(y, 0) for "relu", 1 / (1 + e^−y) for "sigmoid", the hyperbolic tangent for "tanh", y itself for ""."""
+    functions = {
+        "": lambda a: a,
+        "relu": lambda a: np.maximum(a, 0),
+        "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
+        "tanh": np.tanh,
+    }
+    result: Array = functions[activation](_float64(y))
+    return result
 
 
 @_ieee

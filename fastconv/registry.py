@@ -3,7 +3,7 @@
 A kernel has one name, `op/algorithm/backend` such as `conv2d/im2col/cpu`, and registers itself:
 
     @kernel("conv2d/im2col/cpu", limit=1.0, scratch=..., unsupported=..., cost=...)
-    def run(p, x, w, b, y, scratch): ...
+    def run(p, x, w, b, z, y, scratch): ...
 
 Files in kernels/<backend>/ are imported when the backend is first used, so that adding a kernel is adding a file.
 """
@@ -41,7 +41,7 @@ class Op:
 
 
 OPS: Mapping[str, Op] = {
-    "conv2d": Op(ConvProblem, ("x", "w", "b"), ("y",)),
+    "conv2d": Op(ConvProblem, ("x", "w", "b", "z"), ("y",)),
     "conv2d_grad_input": Op(ConvProblem, ("gy", "w"), ("gx",)),
     "conv2d_grad_weight": Op(ConvProblem, ("x", "gy"), ("gw",)),
     "max_pool2d": Op(PoolProblem, ("x",), ("y",)),
@@ -62,7 +62,7 @@ class Kernel:
     """One way to do one operation on one backend.
 
     run(p, *inputs, *outputs, scratch) writes every element of every output. Arrays are C-contiguous and of p.dtype;
-    an absent bias is an array of no elements; `scratch` is an uninitialised 1-D array of scratch(p) elements.
+    an absent bias or z is an array of no elements; `scratch` is an uninitialised 1-D array of scratch(p) elements.
     A kernel with `prepare` also takes u=, a 1-D array of prepared(p) elements that prepare(p, w, u) has written: what
     it makes of the weights, done once for many calls. It depends on nothing but w and the groups, and prepare_cost(p)
     of the cost is its. spread is how many outputs a NaN or inf of the data may reach beyond those that it belongs to,
@@ -314,7 +314,10 @@ def _measure_once(key: str, able: list[Kernel], problem: Problem, kept: bool) ->
 
 
 def has_meaning(op: str, problem: Problem) -> bool:
-    """Whether `op` can have these arguments: it has this type of problem, and dilation is max pooling's alone."""
+    """Whether `op` can have these arguments: it has this type of problem, dilation is max pooling's alone, and so are
+    activations and additions the forward convolution's."""
+    if isinstance(problem, ConvProblem) and problem.epilogue and op != "conv2d":
+        return False
     if isinstance(problem, PoolProblem) and op.startswith("avg") and problem.dilation != (1, 1):
         return False
     return isinstance(problem, OPS[op].problem)
@@ -350,7 +353,7 @@ def explain(
     else:
         raise TypeError(f"target={target!r}: needs a problem or a layer that is served by kernels")
     able = [op for op in operations(problem) if has_meaning(op, problem)]
-    chosen = list(ops if ops is not None else shown or able)
+    chosen = list(ops if ops is not None else able if shown is None else [op for op in shown if op in able])
     if not chosen or any(op not in able for op in chosen):
         raise ValueError(f"ops={ops!r}: needs some of {', '.join(able)}")
     return explain_problem(problem, chosen, algorithm, measured=measure, kept=bool(kept))

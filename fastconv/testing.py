@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,9 @@ _SMALL: dict[str, Problem] = {
     "conv-many-outputs": _conv(1, 3, 7, 50, 70, 2, 3),
     "conv-deep": _conv(1, 131, 4, 5, 9, 3, 2, padding=(1, 1)),
     "conv-batch": _conv(9, 2, 5, 6, 4, 3, 3),
+    "conv-relu": _conv(2, 4, 11, 22, 10, 3, 3, padding=(1, 2), groups=2, bias=True, activation="relu"),
+    "conv-sigmoid-add": _conv(2, 3, 13, 9, 9, 3, 3, padding=1, bias=True, activation="sigmoid", add=True),
+    "conv-depthwise-tanh-add": _conv(2, 3, 11, 19, 6, 3, 3, groups=3, stride=(1, 2), activation="tanh", add=True),
     "pool-2x2": _pool(2, 3, 8, 10, 2, 2),
     "pool-3x3-stride-2": _pool(2, 5, 13, 15, 3, 3, stride=2, padding=1),
     "pool-asymmetric": _pool(3, 2, 11, 37, 3, 5, stride=(2, 1), padding=(1, 2)),
@@ -141,6 +144,7 @@ def inputs(op: str, problem: Problem, seed: int = 0) -> tuple[Array, ...]:
     if not isinstance(problem, PoolProblem):
         shapes["w"] = problem.weight_shape
         shapes["b"] = (problem.o,) if problem.bias else (0,)
+        shapes["z"] = problem.output_shape if isinstance(problem, ConvProblem) and problem.add else (0,)
     return tuple(generator.standard_normal(shapes[name]).astype(problem.dtype) for name in OPS[op].inputs)
 
 
@@ -165,8 +169,9 @@ def expected(op: str, problem: Problem, arrays: tuple[Array, ...]) -> tuple[Arra
     if isinstance(problem, ConvProblem):
         rest = (p.stride, p.padding, p.dilation, p.groups)
         if op == "conv2d":
-            x, w, b = arrays
-            return (reference.conv2d(x, w, b if p.bias else None, *rest),)
+            x, w, b, z = arrays
+            epilogue = (p.activation, z if p.add else None)
+            return (reference.conv2d(x, w, b if p.bias else None, *rest, *epilogue),)
         if op == "conv2d_grad_input":
             gy, w = arrays
             return (reference.conv2d_grad_input(p.input_shape, w, gy, *rest),)
@@ -195,7 +200,7 @@ def terms(op: str, problem: Problem) -> int:
     p: Any = problem
     if isinstance(problem, ConvProblem):
         counts = {
-            "conv2d": p.cg * p.kh * p.kw + p.bias,
+            "conv2d": p.cg * p.kh * p.kw + p.bias + p.add,
             "conv2d_grad_input": p.og * p.kh * p.kw,
             "conv2d_grad_weight": p.n * p.oh * p.ow,
         }
@@ -210,7 +215,9 @@ def error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[A
     """The one error measure: max |y − ref| / (eps · √terms · max of the operation on |inputs|), ref in float64.
 
     A single rounding is at most 1/2 in these units, and a plain sum of random terms stays about there, whatever its
-    length and dtype: a limit of 1 leaves no room for a wrong term. Max pooling
+    length and dtype: a limit of 1 leaves no room for a wrong term. Activations change no output by more than what they
+    are applied to, so they have no part in the operation on |inputs|; a sigmoid may be larger than that, and is then
+    the scale itself. Max pooling
     selects, so anything but equality is infinite; so are NaN or inf where the reference has none, or none where it has.
     """
     wanted = expected(op, problem, arrays)
@@ -225,8 +232,12 @@ def error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[A
     magnitudes = arrays if op == "max_pool2d_grad" else tuple(np.abs(a) for a in arrays)
     if op == "max_pool2d_grad":
         magnitudes = (arrays[0], np.abs(arrays[1]))
-    bound = expected(op, problem, magnitudes)[0]
-    scale = float(np.max(bound[finite], initial=0.0))
+    plain = replace(problem, activation="") if isinstance(problem, ConvProblem) else problem
+    bound = expected(op, plain, magnitudes)[0]
+    if plain != problem:
+        bound = np.maximum(bound, np.abs(ref))
+    # An activation may make a finite number of an infinite one.
+    scale = float(np.max(bound[finite & np.isfinite(bound)], initial=0.0))
     difference = float(np.max(np.abs(y[finite] - ref[finite]), initial=0.0))
     if not np.isfinite(difference):
         return float("inf")

@@ -23,8 +23,9 @@ from fastconv.registry import kernel
 
 
 @kernel("conv2d/toy/cpu", limit=4.0, cost=lambda p: 1e12)
-def run(p, x, w, b, y, scratch):
-    y[:] = reference.conv2d(x, w, b if p.bias else None, p.stride, p.padding, p.dilation, p.groups)
+def run(p, x, w, b, z, y, scratch):
+    geometry = p.stride, p.padding, p.dilation, p.groups
+    y[:] = reference.conv2d(x, w, b if p.bias else None, *geometry, p.activation, z if p.add else None)
 '''
 
 

@@ -98,6 +98,7 @@ def kernel_error(problem: Problem, kernel: str, arrays: Arrays, y: Array) -> tup
     op = kernel.split("/")[0]
     limit = next(known.limit for known in kernels(op) if known.name == kernel)
     given: tuple[Array, ...] = (arrays["x"],)
+    none = np.empty(0, np.float32)
     if isinstance(problem, ConvProblem):
-        given = (arrays["x"], arrays["0.weight"], arrays.get("0.bias", np.empty(0, np.float32)))
+        given = (arrays["x"], arrays["0.weight"], arrays.get("0.bias", none), none)
     return testing.error(op, problem, given, (y,)), limit

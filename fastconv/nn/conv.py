@@ -12,7 +12,16 @@ from fastconv.nn import functional as F
 from fastconv.nn import init
 from fastconv.nn.checks import float_dtype, image_shape, one_of, real
 from fastconv.nn.module import Module, Parameter
-from fastconv.problem import ConvProblem, IntPair, Padding, boolean, conv_padding, integer, pair
+from fastconv.problem import (
+    ConvProblem,
+    IntPair,
+    Padding,
+    boolean,
+    conv_padding,
+    integer,
+    known_activation,
+    pair,
+)
 from fastconv.registry import choose, setting
 
 T = TypeVar("T")
@@ -59,7 +68,7 @@ class _Ready:
             return None
         bound = self.bound
         kept = None if bound.weights is None else self.layer._keep()
-        return bound((x, weight._array, b), kept)[0]
+        return bound((x, weight._array, b, bound.none), kept)[0]
 
 
 class Conv2d(Module):
@@ -68,7 +77,8 @@ class Conv2d(Module):
     Input (N, C, H, W) or (C, H, W) of the parameters' dtype, an array or a Tensor; the same kind comes back.
     weight (out_channels, in_channels/groups, KH, KW) and bias (out_channels) start uniform on ±1/√fan_in, where
     fan_in = in_channels/groups·KH·KW.
-    padding: int, pair, "same" or "valid". algorithm: see fastconv.functional.
+    padding: int, pair, "same" or "valid". activation: "", or "relu", "sigmoid" or "tanh", applied to the output while
+    it is in the cache (nn.fuse sets it); the attribute may be changed. algorithm: see fastconv.functional.
     ValueError or TypeError names the argument at fault, its value and what is allowed.
     """
 
@@ -91,6 +101,7 @@ class Conv2d(Module):
         *,
         dtype: npt.DTypeLike | None = None,
         algorithm: str = "auto",
+        activation: str = "",
     ) -> None:
         super().__init__()
         self.in_channels = integer("in_channels", in_channels)
@@ -107,6 +118,7 @@ class Conv2d(Module):
         self.padding = padding if isinstance(padding, str) else pair("padding", padding, 0)
         self.padding_mode = one_of("padding_mode", padding_mode, PADDING_MODES)
         self.algorithm = algorithm
+        self.activation = known_activation(activation)
         self._kept = Kept()
         self._ready: _Ready | None = None
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
@@ -137,7 +149,8 @@ class Conv2d(Module):
             x = F.pad(x, (left, right, top, bottom), self.padding_mode)
             padding = 0
         args = (self.stride, padding, self.dilation, self.groups)
-        out = F.conv2d(x, self.weight, self.bias, *args, algorithm=self.algorithm, kept=self._keep())
+        named: dict[str, Any] = {"activation": self.activation, "algorithm": self.algorithm, "kept": self._keep()}
+        out = F.conv2d(x, self.weight, self.bias, *args, **named)
         if type(given) is np.ndarray and given.ndim == 4 and self.padding_mode == "zeros":
             self.__dict__["_ready"] = _Ready(self, given)
         return out
@@ -174,6 +187,7 @@ class Conv2d(Module):
             groups=self.groups,
             bias=self.bias is not None,
             dtype=str(self.weight.dtype),
+            activation=self.activation,
         )
 
     def extra_repr(self) -> str:
@@ -188,4 +202,6 @@ class Conv2d(Module):
             text += ", bias=False"
         if self.padding_mode != "zeros":
             text += f", padding_mode={self.padding_mode}"
+        if self.activation:
+            text += f", activation={self.activation}"
         return text

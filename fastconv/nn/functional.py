@@ -16,9 +16,9 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from fastconv import functional, ops, views
-from fastconv.autograd import Array, T, Variable, array, array_module, record
+from fastconv.autograd import Array, T, Variable, array, array_module, is_recorded, record
 from fastconv.nn.checks import axis_of, check_classes, fraction, image_shape, not_negative, one_of, real
-from fastconv.problem import IntPair, Padding, boolean, integer, same_dtype
+from fastconv.problem import IntPair, Padding, boolean, integer, known_activation, same_dtype
 from fastconv.random import generator
 
 PAD_MODES = ("constant", "reflect", "replicate", "circular")
@@ -47,11 +47,15 @@ def conv2d(
     dilation: IntPair = 1,
     groups: int = 1,
     *,
+    activation: str = "",
+    z: Any = None,
     algorithm: str = "auto",
     kept: functional.Kept | None = None,
 ) -> T:
     """Cross-correlation: input (N, C, H, W), weight (O, C/groups, KH, KW), bias (O) -> (N, O, OH, OW).
 
+    With z, an array or Tensor of the output's shape, and activation "relu", "sigmoid" or "tanh", the result is
+    activation(conv2d + z): in one pass where nothing is recorded, else as the operations that it is made of.
     padding may also be "same" (TensorFlow's rule, strided too) or "valid". `algorithm` names the kernel of the forward
     pass; each gradient chooses its own. kept: what a layer keeps of its weights between calls.
     Source: torch.nn.functional.conv2d.
@@ -64,7 +68,22 @@ def conv2d(
     before, size = a.shape, image_shape(a)
     x = _shaped(a, size)
     args = (stride, padding, dilation, groups)
-    y = functional.conv2d(x, w, b, *args, algorithm=algorithm, kept=kept)
+    named: dict[str, Any] = {}
+    if activation != "" or z is not None:
+        if is_recorded(input, weight, bias, z):
+            known_activation(activation)
+            y = conv2d(input, weight, bias, *args, algorithm=algorithm, kept=kept)
+            if z is not None:
+                if real("z", z, a).shape != y.shape:
+                    raise ValueError(f"z={array(z).shape}: needs the output's shape {y.shape}")
+                y = ops.add(y, z)
+            return cast(T, _ACTIVATIONS[activation](y) if activation else y)
+        named["activation"] = activation
+        if z is not None:
+            named["z"] = real("z", z, a)
+            if len(before) == 3 and named["z"].ndim == 3:
+                named["z"] = named["z"][None]
+    y = functional.conv2d(x, w, b, *args, algorithm=algorithm, kept=kept, **named)
     shape = y.shape
 
     def grad_input(g: Array) -> Array:
@@ -454,6 +473,9 @@ def sigmoid(input: T) -> T:
 def tanh(input: T) -> T:
     """The hyperbolic tangent, elementwise."""
     return _elementwise(input, ops.tanh, False)
+
+
+_ACTIVATIONS = {"relu": ops.relu, "sigmoid": ops.sigmoid, "tanh": ops.tanh}
 
 
 def softmax(input: T, dim: int) -> T:

@@ -25,6 +25,7 @@ import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu import conv_taps
+from fastconv.kernels.cpu.epilogue import code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS
 from fastconv.kernels.cpu.host import VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
@@ -167,7 +168,7 @@ def _make_three(step, masked):
 
 def _make_three_worker(step, inside, edges):
     @inner
-    def worker(counter, thread, x, w, bias, y, sizes):
+    def worker(counter, thread, x, w, bias, z, code, y, sizes):
         """One piece of work after another: `several` (plane, band of rows)s of y."""
         state = flush_denormals()
         images, groups, rows, sources, height, width_in, oh, ow, top, left, dh, dw, turn, band, several = sizes
@@ -193,6 +194,8 @@ def _make_three_worker(step, inside, edges):
                             inside(x, source_plane, height, width_in, *kernel_of, *rows_of, *place)
                         else:
                             edges(x, source_plane, height, width_in, *kernel_of, *rows_of, *place)
+                if code or z.size:
+                    finish(y, (plane * oh + first) * ow, min(band, oh - first) * ow, z, code)
         restore_denormals(state)
 
     return worker
@@ -203,13 +206,13 @@ _work_2 = _make_three_worker(2, _make_three(2, False), _make_three(2, True))
 
 
 @njit
-def _three(counter, thread, x, w, bias, y, sizes):
-    _work_1(counter, thread, x, w, bias, y, sizes)
+def _three(counter, thread, x, w, bias, z, code, y, sizes):
+    _work_1(counter, thread, x, w, bias, z, code, y, sizes)
 
 
 @njit
-def _three_by_two(counter, thread, x, w, bias, y, sizes):
-    _work_2(counter, thread, x, w, bias, y, sizes)
+def _three_by_two(counter, thread, x, w, bias, z, code, y, sizes):
+    _work_2(counter, thread, x, w, bias, z, code, y, sizes)
 
 
 @njit
@@ -318,7 +321,7 @@ def _make_ring(k):
     taps = k * k
 
     @inner
-    def worker(counter, thread, x, w, bias, y, sizes, line, work):
+    def worker(counter, thread, x, w, bias, z, code, y, sizes, line, work):
         """One piece of work after another: a band of rows of the outputs of one group."""
         state = flush_denormals()
         images, groups, rows, sources, height, width_in, oh, ow, top, left, dh, dw, turn, band, _ = sizes
@@ -357,6 +360,8 @@ def _make_ring(k):
                                 if i >= 0:
                                     _put(y, to + i * ow + j, first_row(ring), ow - j, source > 0)
                                 ring = rolled(ring, begun)
+                    if code or z.size:
+                        finish(y, to, count * ow, z, code)
         restore_denormals(state)
 
     return worker
@@ -366,13 +371,13 @@ _ring_5, _ring_7 = _make_ring(5), _make_ring(7)
 
 
 @njit
-def _five(counter, thread, x, w, bias, y, sizes, line, work):
-    _ring_5(counter, thread, x, w, bias, y, sizes, line, work)
+def _five(counter, thread, x, w, bias, z, code, y, sizes, line, work):
+    _ring_5(counter, thread, x, w, bias, z, code, y, sizes, line, work)
 
 
 @njit
-def _seven(counter, thread, x, w, bias, y, sizes, line, work):
-    _ring_7(counter, thread, x, w, bias, y, sizes, line, work)
+def _seven(counter, thread, x, w, bias, z, code, y, sizes, line, work):
+    _ring_7(counter, thread, x, w, bias, z, code, y, sizes, line, work)
 
 
 def _make_sum(vecs):
@@ -393,7 +398,7 @@ _sum_several, _sum_one = _make_sum(_VECS), _make_sum(1)
 
 
 @njit
-def _gather(counter, thread, x, w, bias, y, sizes, corner, taps, places, reads, writes, lengths, work):
+def _gather(counter, thread, x, w, bias, z, code, y, sizes, corner, taps, places, reads, writes, lengths, work):
     """One grid of conv_taps, tap by tap: a band of its rows of one group's outputs after another.
 
     The band's vectors of outputs stand at `reads` in the copy and at `writes` among the band's outputs, one dense row
@@ -451,6 +456,9 @@ def _gather(counter, thread, x, w, bias, y, sizes, corner, taps, places, reads, 
                             if source > 0:
                                 value += y[to + j * step_x]
                             y[to + j * step_x] = value
+                if code or z.size:
+                    # Forward grids are dense, and have one source.
+                    finish(y, target, count * grid_w, z, code)
     restore_denormals(state)
 
 
@@ -698,19 +706,19 @@ def _layout(p, grid, rows, sources):
     )
 
 
-def _run_gather(p, grid, rows, sources, x, w, b, y, scratch):
+def _run_gather(p, grid, rows, sources, x, w, b, z, y, scratch):
     at = _layout(p, grid, rows, sources)
     team = threads.team(4 * p.flops, p.n * p.groups * -(-grid.rows // int(at.sizes[13])))
-    arrays = (x.reshape(-1), w.reshape(-1), b, y.reshape(-1))
+    arrays = (x.reshape(-1), w.reshape(-1), b, z.reshape(-1), code_of(p), y.reshape(-1))
     parallel(
         _gather, team, *arrays, at.sizes, at.corner, grid.taps, at.places, at.reads, at.writes, at.lengths, scratch
     )
 
 
-def _run_ring(p, backwards, x, w, b, y, scratch):
+def _run_ring(p, backwards, x, w, b, z, y, scratch):
     sizes, line, _ = _ring_sizes(p, backwards)
     team = threads.team(2 * p.flops, p.n * p.groups * -(-int(sizes[6]) // int(sizes[13])))
-    arrays = (x.reshape(-1), w.reshape(-1), b, y.reshape(-1))
+    arrays = (x.reshape(-1), w.reshape(-1), b, z.reshape(-1), code_of(p), y.reshape(-1))
     parallel(_five if p.kh == 5 else _seven, team, *arrays, sizes, line, scratch)
 
 
@@ -768,16 +776,16 @@ def _scratch(p, way, backwards):
     scratch=lambda p: _scratch(p, _way(p), False),
     unsupported=_unsupported,
 )
-def forward(p, x, w, b, y, scratch):
+def forward(p, x, w, b, z, y, scratch):
     way = _way(p)
     if way in ("three", "two"):
         worker = _three if way == "three" else _three_by_two
-        arrays = (x.reshape(-1), w.reshape(-1), b, y.reshape(-1))
+        arrays = (x.reshape(-1), w.reshape(-1), b, z.reshape(-1), code_of(p), y.reshape(-1))
         parallel(worker, threads.team(2 * p.flops, p.n * p.o), *arrays, _three_sizes(p, False))
     elif way == "ring":
-        _run_ring(p, False, x, w, b, y, scratch)
+        _run_ring(p, False, x, w, b, z, y, scratch)
     else:
-        _run_gather(p, conv_taps.forward_grid(p), p.og, 1, x, w, b, y, scratch)
+        _run_gather(p, conv_taps.forward_grid(p), p.og, 1, x, w, b, z, y, scratch)
 
 
 @kernel(
@@ -791,17 +799,17 @@ def grad_input(p, gy, w, gx, scratch):
     way = _way(p, True)
     none = NO_BIAS[p.dtype]
     if way == "three":
-        arrays = (gy.reshape(-1), w.reshape(-1), none, gx.reshape(-1))
+        arrays = (gy.reshape(-1), w.reshape(-1), none, none, 0, gx.reshape(-1))
         parallel(_three, threads.team(2 * p.flops, p.n * p.c), *arrays, _three_sizes(p, True))
     elif way == "two":
         arrays = (gy.reshape(-1), w.reshape(-1), gx.reshape(-1))
         parallel(_three_over_two, threads.team(4 * p.flops, p.n * p.c), *arrays, _three_sizes(p, True))
     elif way == "ring":
-        _run_ring(p, True, gy, w, none, gx, scratch)
+        _run_ring(p, True, gy, w, none, none, gx, scratch)
     else:
         conv_taps.clear_untouched(p, gx)
         for grid in conv_taps.input_gradient_grids(p):
-            _run_gather(p, grid, 1, p.og, gy, w, none, gx, scratch)
+            _run_gather(p, grid, 1, p.og, gy, w, none, none, gx, scratch)
 
 
 def _weight_scratch(p):

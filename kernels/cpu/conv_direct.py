@@ -18,6 +18,7 @@ import numpy as np
 from fastconv import threads
 from fastconv.kernels.cpu import conv_copy, conv_taps
 from fastconv.kernels.cpu.conv_taps import scatter
+from fastconv.kernels.cpu.epilogue import code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
@@ -78,7 +79,23 @@ _compute = by_vectors(_make_compute)
 
 @njit
 def _convolve(
-    counter, thread, copies, weights, bias, y, sizes, plane, image0, several, taps, reads, writes, lengths, work
+    counter,
+    thread,
+    copies,
+    weights,
+    bias,
+    z,
+    code,
+    y,
+    sizes,
+    plane,
+    image0,
+    several,
+    taps,
+    reads,
+    writes,
+    lengths,
+    work,
 ):
     """Compute one (image, group, row panel, run of tiles) after another until none is left."""
     state = flush_denormals()
@@ -124,6 +141,11 @@ def _convolve(
             pixels = writes[end - 1] + lengths[end - 1] - start
             corner = (first_y, first_x, step_y, step_x, out_w)
             scatter(work, buffer, buffer_stride, n, pixels, y, target, out_plane, grid_w, start, corner, False)
+        if code or z.size:
+            start = writes[first]
+            pixels = writes[end - 1] + lengths[end - 1] - start
+            for o in range(n):
+                finish(y, target + o * out_plane + start, pixels, z, code)
     restore_denormals(state)
 
 
@@ -135,7 +157,7 @@ def _copies_size(p, grids, channels):
     return max((conv_copy.of(p, grid, channels, True).elements for grid in grids), default=0)
 
 
-def _run(p, grid, x, weights, b, y, rows, sources, scratch):
+def _run(p, grid, x, weights, b, z, y, rows, sources, scratch):
     """One grid of a convolution of x into y; weights are [group][row][source][tap]."""
     copy = conv_copy.of(p, grid, p.groups * sources, True)
     copies, work = scratch[: copy.elements], scratch[copy.elements :]
@@ -146,7 +168,7 @@ def _run(p, grid, x, weights, b, y, rows, sources, scratch):
         count = min(copy.several, p.n - image)
         conv_copy.write(copy, team, x, image, count, grid, copies)
         args = (sizes, copy.plane, image, count, copy.taps, *_vectors(p, grid, copy), work)
-        parallel(_convolve, team, copies, weights, b, y, *args)
+        parallel(_convolve, team, copies, weights, b, z.reshape(-1), code_of(p), y, *args)
 
 
 # Flops' worth of time, measured: beginning and storing a tile, a tile's going on to the next source channel, and
@@ -187,8 +209,8 @@ def _grad_input_scratch(p):
     cost=lambda p: _cost(p, [conv_taps.forward_grid(p)], p.c, p.og),
     scratch=_forward_scratch,
 )
-def forward(p, x, w, b, y, scratch):
-    _run(p, conv_taps.forward_grid(p), x, w.reshape(-1), b, y, p.og, p.cg, scratch)
+def forward(p, x, w, b, z, y, scratch):
+    _run(p, conv_taps.forward_grid(p), x, w.reshape(-1), b, z, y, p.og, p.cg, scratch)
 
 
 @kernel(
@@ -200,9 +222,10 @@ def forward(p, x, w, b, y, scratch):
 def grad_input(p, gy, w, gx, scratch):
     transposed, work = scratch[: w.size], scratch[w.size :]
     conv_taps.clear_untouched(p, gx)
+    none = NO_BIAS[p.dtype]
     for grid in conv_taps.input_gradient_grids(p):
         conv_taps.transpose(p, grid, w, transposed)
-        _run(p, grid, gy, transposed, NO_BIAS[p.dtype], gx, p.cg, p.og, work)
+        _run(p, grid, gy, transposed, none, none, gx, p.cg, p.og, work)
 
 
 @njit

@@ -20,6 +20,7 @@ from fastconv import threads
 from fastconv.kernels.cpu import conv_copy, conv_taps
 from fastconv.kernels.cpu.conv_copy import flat
 from fastconv.kernels.cpu.conv_taps import scatter
+from fastconv.kernels.cpu.epilogue import code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors, make_tile_product
 from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
@@ -141,7 +142,24 @@ def _pieces(p, grid, copy):
 
 @njit
 def _convolve(
-    counter, thread, x, weights, bias, y, sizes, plane, image0, several, taps, firsts, reads, places, row_parts, work
+    counter,
+    thread,
+    x,
+    weights,
+    bias,
+    z,
+    code,
+    y,
+    sizes,
+    plane,
+    image0,
+    several,
+    taps,
+    firsts,
+    reads,
+    places,
+    row_parts,
+    work,
 ):
     """Gather and multiply one piece after another until none is left; `work` is split among the threads."""
     state = flush_denormals()
@@ -208,6 +226,9 @@ def _convolve(
                         corner = (first_y, first_x, step_y, step_x, out_w)
                         of_y = target + r * out_plane
                         scatter(work, buffer, size, n, left, y, of_y, out_plane, grid_w, first + p, corner, q0 > 0)
+                if q0 + steps == depth and (code or z.size):
+                    for o in range(r, r + n):
+                        finish(y, target + o * out_plane + first, count, z, code)
     restore_denormals(state)
 
 
@@ -223,7 +244,7 @@ def _blocks(p, grid):
     return -(-panels // _PANELS)
 
 
-def _run(p, grid, x, weights, b, y, rows, sources, scratch):
+def _run(p, grid, x, weights, b, z, y, rows, sources, scratch):
     """One grid of a convolution of x into y; weights are [group][row][source][tap]."""
     grid = flat(grid)
     copy = conv_copy.of(p, grid, p.groups * sources)
@@ -240,7 +261,7 @@ def _run(p, grid, x, weights, b, y, rows, sources, scratch):
         if copy.needed:
             conv_copy.write(copy, team, x, image, count, grid, copies)
         args = (sizes, copy.plane, image, count, copy.taps, *_pieces(p, grid, copy), row_parts, work)
-        parallel(_convolve, team, copies if copy.needed else x, weights, b, y, *args)
+        parallel(_convolve, team, copies if copy.needed else x, weights, b, z.reshape(-1), code_of(p), y, *args)
 
 
 # Flops' worth of time, measured: gathering one piece, one row of a column panel apart from its pieces, beginning and
@@ -285,8 +306,8 @@ def _scratch(p, grids, channels):
     cost=lambda p: _cost(p, [conv_taps.forward_grid(p)], p.og, p.cg),
     scratch=lambda p: _scratch(p, [conv_taps.forward_grid(p)], p.c),
 )
-def forward(p, x, w, b, y, scratch):
-    _run(p, conv_taps.forward_grid(p), x, w.reshape(-1), b, y, p.og, p.cg, scratch)
+def forward(p, x, w, b, z, y, scratch):
+    _run(p, conv_taps.forward_grid(p), x, w.reshape(-1), b, z, y, p.og, p.cg, scratch)
 
 
 @kernel(
@@ -298,9 +319,10 @@ def forward(p, x, w, b, y, scratch):
 def grad_input(p, gy, w, gx, scratch):
     transposed, work = scratch[: w.size], scratch[w.size :]
     conv_taps.clear_untouched(p, gx)
+    none = NO_BIAS[p.dtype]
     for grid in conv_taps.input_gradient_grids(p):
         conv_taps.transpose(p, grid, w, transposed)
-        _run(p, grid, gy, transposed, NO_BIAS[p.dtype], gx, p.cg, p.og, work)
+        _run(p, grid, gy, transposed, none, none, gx, p.cg, p.og, work)
 
 
 @njit

@@ -17,6 +17,7 @@ import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu import conv_copy, conv_taps
+from fastconv.kernels.cpu.epilogue import code_of, finish
 from fastconv.kernels.cpu.gemm import by_vectors
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
@@ -78,7 +79,7 @@ def _write(sums, at, pixels, channels, bias, bias_at, y, to, plane):
 
 
 @njit
-def _convolve(counter, thread, x, w, bias, y, sizes, plane, image0, several, offsets, places, work):
+def _convolve(counter, thread, x, w, bias, z, code, y, sizes, plane, image0, several, offsets, places, work):
     """One (image, group, panel, block) after another until none is left."""
     state = flush_denormals()
     groups, sources, rows = sizes[1:4]
@@ -108,6 +109,9 @@ def _convolve(counter, thread, x, w, bias, y, sizes, plane, image0, several, off
                 where = (x, source, places, first + p, n, offsets, q, steps)
                 _compute(channels, work, sums + p * size, *where, w, at, q > 0)
         _write(work, sums, count, channels, bias, o if bias.size else -1, y, to, pixels)
+        if code or z.size:
+            for r in range(channels):
+                finish(y, to + r * pixels, count, z, code)
     restore_denormals(state)
 
 
@@ -195,7 +199,7 @@ def _cost(p):
     prepared=_packed,
     prepare_cost=_prepare_cost,
 )
-def forward(p, x, w, b, y, scratch, u=None):
+def forward(p, x, w, b, z, y, scratch, u=None):
     copy, grid = _copy(p), conv_taps.forward_grid(p)
     copies, work = scratch[: copy.elements], scratch[copy.elements :]
     if u is None:
@@ -210,4 +214,4 @@ def forward(p, x, w, b, y, scratch, u=None):
         if copy.needed:
             conv_copy.write(copy, team, x, image, count, grid, copies)
         args = (sizes, copy.plane, image, count, *_layout(p, copy), work)
-        parallel(_convolve, team, copies if copy.needed else x, u, b, y, *args)
+        parallel(_convolve, team, copies if copy.needed else x, u, b, z.reshape(-1), code_of(p), y, *args)

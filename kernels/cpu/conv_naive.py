@@ -3,6 +3,9 @@
 Letters as in fastconv.problem; q is a channel within a group, f an output channel within a group.
 """
 
+import math
+
+from fastconv.kernels.cpu.epilogue import RELU, SIGMOID, TANH, code_of
 from fastconv.kernels.cpu.jit import njit
 from fastconv.registry import kernel
 
@@ -11,8 +14,8 @@ _COST = 100.0
 
 
 @njit
-def _forward(x, w, b, y, stride, padding, dilation, groups):
-    """y[n,o,i,j] = b[o] + Σ_{q,r,s} w[o,q,r,s] · x[n, c, i·sh + r·dh − top, j·sw + s·dw − left]."""
+def _forward(x, w, b, z, code, y, stride, padding, dilation, groups):
+    """y[n,o,i,j] = activation(b[o] + Σ_{q,r,s} w[o,q,r,s] · x[n, c, i·sh + r·dh − top, j·sw + s·dw − left] + z)."""
     images, _, height, width = x.shape
     outputs, channels, kh, kw = w.shape
     for n in range(images):
@@ -28,6 +31,14 @@ def _forward(x, w, b, y, stride, padding, dilation, groups):
                                 ix = j * stride[1] + s * dilation[1] - padding[2]
                                 if 0 <= iy < height and 0 <= ix < width:
                                     total += w[o, q, r, s] * x[n, first + q, iy, ix]
+                    if z.size:
+                        total += z[((n * outputs + o) * y.shape[2] + i) * y.shape[3] + j]
+                    if code == RELU and total < 0:
+                        total = x.dtype.type(0)
+                    elif code == SIGMOID:
+                        total = x.dtype.type(1 / (1 + math.exp(-total)))
+                    elif code == TANH:
+                        total = x.dtype.type(math.tanh(total))
                     y[n, o, i, j] = total
 
 
@@ -83,8 +94,8 @@ def _cost(p):
 
 
 @kernel("conv2d/naive/cpu", limit=1.0, cost=_cost)
-def forward(p, x, w, b, y, scratch):
-    _forward(x, w, b, y, p.stride, p.padding, p.dilation, p.groups)
+def forward(p, x, w, b, z, y, scratch):
+    _forward(x, w, b, z.reshape(-1), code_of(p), y, p.stride, p.padding, p.dilation, p.groups)
 
 
 @kernel("conv2d_grad_input/naive/cpu", limit=1.0, cost=_cost)

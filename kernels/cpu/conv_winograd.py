@@ -25,6 +25,7 @@ import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu import gemm
+from fastconv.kernels.cpu.epilogue import RELU, code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS
 from fastconv.kernels.cpu.host import MASKS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
@@ -228,9 +229,9 @@ def _multiply(tiles, *args):
 
 @inner
 def _store_region(
-    edge, products, at, row, plane, bias, bias_at, floor, y, target, runs, count, rows, sizes, buffer, line
+    edge, products, at, row, plane, bias, bias_at, floor, z, code, y, target, runs, count, rows, sizes, buffer, line
 ):
-    """Transform `rows` output channels of a region back, add their bias and write them."""
+    """Transform `rows` output channels of a region back, add their bias, and z, and write them, activated."""
     groups, all_rows, out_h, out_w = sizes[1], sizes[3], sizes[6], sizes[7]
     m, width = len(edge), lanes(y)
     least = splat(y, floor)
@@ -262,6 +263,12 @@ def _store_region(
                         value = load(products, buffer + i * line + lane * m + u)
                         store_first(y, corner + i * out_w + u, value, elements - u)
                 k += 1
+        if code or z.size:
+            for k in range(count):
+                image, ty, tx = runs[k * _RUN + 3], runs[k * _RUN + 4] * m, runs[k * _RUN + 5] * m
+                corner = ((image * groups * all_rows + target + r) * out_h + ty) * out_w + tx
+                for i in range(min(m, out_h - ty)):
+                    finish(y, corner + i * out_w, min(runs[k * _RUN + 2] * m, out_w - tx), z, code)
 
 
 @inner
@@ -279,7 +286,7 @@ def _expect(edge, y, target, runs, count, rows, sizes):
 
 
 @njit
-def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, y, sizes, work):
+def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, code, y, sizes, work):
     """One (group, region, part of the output channels) after another until none is left.
 
     Output channels are those of `panels` panels from first_panel on; u holds just their weights.
@@ -322,7 +329,8 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, y, 
                 _multiply(here, u, u_at, work, v_at + k * v_plane, v_row, sources, work, to, out_row)
                 u_at += sources * TILE_ROWS
             _store_region(
-                edge, work, out_at, out_row, out_plane, bias, r, floor, y, r, runs, count, n, sizes, buffer, line
+                edge, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, r, runs, count, n, sizes, buffer,
+                line,
             )  # fmt: skip
     restore_denormals(state)
 
@@ -424,8 +432,12 @@ def _prepare(m, plan, w, u, first=0, panels=None):
     parallel(_transform_weights, team, (0,) * m, w.reshape(-1), u, first, panels, plan.layout)
 
 
-def _run(m, p, plan, x, w, b, y, scratch, u):
+def _run(m, p, plan, x, w, b, z, y, scratch, u):
+    # ReLU costs nothing where the transform ends, unless z comes between.
+    code = code_of(p)
     floor = y.dtype.type(-np.inf)
+    if code == RELU and not p.add:
+        code, floor = 0, y.dtype.type(0)
     work, own = scratch[: plan.work], scratch[plan.work :]
     team = threads.team(p.flops, plan.pieces)
     step = plan.at_once if u is None else plan.panels
@@ -435,7 +447,7 @@ def _run(m, p, plan, x, w, b, y, scratch, u):
         if u is None:
             weights = own
             _prepare(m, plan, w, own, first, panels)
-        args = (weights, first, panels, b, floor, y.reshape(-1), plan.sizes, work)
+        args = (weights, first, panels, b, floor, z.reshape(-1), code, y.reshape(-1), plan.sizes, work)
         parallel(_convolve, team, (0,) * m, x.reshape(-1), *args)
 
 
@@ -484,12 +496,13 @@ def _register(m, limit):
         )
 
     @register("conv2d", False)
-    def forward(p, x, w, b, y, scratch, u=None):
-        _run(m, p, _plan(m, p, False), x, w, b, y, scratch, u)
+    def forward(p, x, w, b, z, y, scratch, u=None):
+        _run(m, p, _plan(m, p, False), x, w, b, z, y, scratch, u)
 
     @register("conv2d_grad_input", True)
     def grad_input(p, gy, w, gx, scratch, u=None):
-        _run(m, p, _plan(m, p, True), gy, w, NO_BIAS[p.dtype], gx, scratch, u)
+        none = NO_BIAS[p.dtype]
+        _run(m, p, _plan(m, p, True), gy, w, none, none, gx, scratch, u)
 
 
 def _own(m, p, backwards):
