@@ -88,14 +88,9 @@ def conv2d(
 @_ieee
 def activate(y: npt.ArrayLike, activation: str) -> Array:
     """max(y, 0) for "relu", 1 / (1 + e^−y) for "sigmoid", the hyperbolic tangent for "tanh", y itself for ""."""
-    functions = {
-        "": lambda a: a,
-        "relu": lambda a: np.maximum(a, 0),
-        "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
-        "tanh": np.tanh,
-    }
-    result: Array = functions[activation](_float64(y))
-    return result
+    y = _float64(y)
+    results = {"relu": np.maximum(y, 0), "sigmoid": 1 / (1 + np.exp(-y)), "tanh": np.tanh(y)}
+    return results[activation] if activation else y
 
 
 @_ieee

@@ -72,12 +72,13 @@ def conv2d(
     if activation != "" or z is not None:
         if is_recorded(input, weight, bias, z):
             known_activation(activation)
-            y = conv2d(input, weight, bias, *args, algorithm=algorithm, kept=kept)
+            out = conv2d(input, weight, bias, *args, algorithm=algorithm, kept=kept)
             if z is not None:
-                if real("z", z, a).shape != y.shape:
-                    raise ValueError(f"z={array(z).shape}: needs the output's shape {y.shape}")
-                y = ops.add(y, z)
-            return cast(T, _ACTIVATIONS[activation](y) if activation else y)
+                expected = array(out).shape
+                if real("z", z, a).shape != expected:
+                    raise ValueError(f"z={array(z).shape}: needs the output's shape {expected}")
+                out = ops.add(out, z)
+            return _ACTIVATIONS[activation](out) if activation else out
         named["activation"] = activation
         if z is not None:
             named["z"] = real("z", z, a)
@@ -475,7 +476,7 @@ def tanh(input: T) -> T:
     return _elementwise(input, ops.tanh, False)
 
 
-_ACTIVATIONS = {"relu": ops.relu, "sigmoid": ops.sigmoid, "tanh": ops.tanh}
+_ACTIVATIONS: dict[str, Any] = {"relu": ops.relu, "sigmoid": ops.sigmoid, "tanh": ops.tanh}
 
 
 def softmax(input: T, dim: int) -> T:
