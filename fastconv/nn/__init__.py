@@ -4,6 +4,7 @@ from fastconv.nn import functional, init
 from fastconv.nn.activation import Dropout, ReLU, Sigmoid, Softmax, Tanh
 from fastconv.nn.container import ModuleList, Sequential
 from fastconv.nn.conv import Conv2d
+from fastconv.nn.fusion import fuse
 from fastconv.nn.linear import Flatten, Identity, Linear
 from fastconv.nn.loss import CrossEntropyLoss, MSELoss
 from fastconv.nn.module import Module, Parameter
@@ -33,5 +34,6 @@ __all__ = [
     "Softmax",
     "Tanh",
     "functional",
+    "fuse",
     "init",
 ]
