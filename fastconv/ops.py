@@ -181,27 +181,67 @@ def sqrt(x: T) -> T:
     return record(x, y, (x, lambda g: g / (2 * y), y))
 
 
+# Below this many elements NumPy is as fast as a kernel.
+_FEW = 2048
+
+
+def _vectorised(*arrays: Array) -> bool:
+    """Whether the kernels of kernels/cpu/pointwise take these arrays and are worth calling."""
+    first = arrays[0]
+    return first.size >= _FEW and all(
+        type(a) is np.ndarray and a.flags.carray and a.dtype is first.dtype and a.dtype.char in "fd" for a in arrays
+    )
+
+
+def _activation(name: str, x: T, a: Array, plain: Callable[[Array], Array], slope: Callable[[Array], Array]) -> T:
+    """y = f(x) and its gradient as g · slope(y), by vector kernels or, for few or other elements, by `plain`."""
+    if _vectorised(a):
+        from fastconv.kernels.cpu import pointwise
+
+        y = pointwise.activate(name, a)
+    else:
+        y = plain(a)
+
+    def gradient(g: Array) -> Array:
+        if _vectorised(y, g):
+            from fastconv.kernels.cpu import pointwise
+
+            return cast(Array, pointwise.gradient(name, y, g))
+        return g * slope(y)
+
+    return record(x, y, (x, gradient, y))
+
+
 def relu(x: T) -> T:
     """max(x, 0), NaN for NaN; its gradient is 0 at 0."""
     a = array(x)
     y = array_module(a).maximum(a, 0)
-    return record(x, y, (x, lambda g: array_module(g).where(y <= 0, g.dtype.type(0), g), y))
+
+    def gradient(g: Array) -> Array:
+        if _vectorised(y, g):
+            from fastconv.kernels.cpu import pointwise
+
+            return cast(Array, pointwise.gradient("relu", y, g))
+        return cast(Array, array_module(g).where(y <= 0, g.dtype.type(0), g))
+
+    return record(x, y, (x, gradient, y))
+
+
+def _plain_sigmoid(a: Array) -> Array:
+    xp = array_module(a)
+    e = xp.exp(-xp.abs(a))
+    return cast(Array, xp.where(a >= 0, 1, e) / (1 + e))
 
 
 def sigmoid(x: T) -> T:
     """1 / (1 + e^−x), computed without overflow."""
-    a = _floating(x)
-    xp = array_module(a)
-    e = xp.exp(-xp.abs(a))
-    y = xp.where(a >= 0, 1, e) / (1 + e)
-    return record(x, y, (x, lambda g: g * y * (1 - y), y))
+    return _activation("sigmoid", x, _floating(x), _plain_sigmoid, lambda y: y * (1 - y))
 
 
 def tanh(x: T) -> T:
     """The hyperbolic tangent of every element."""
     a = _floating(x)
-    y = array_module(a).tanh(a)
-    return record(x, y, (x, lambda g: g * (1 - y * y), y))
+    return _activation("tanh", x, a, array_module(a).tanh, lambda y: 1 - y * y)
 
 
 def softmax(x: T, dim: int) -> T:

@@ -21,7 +21,7 @@ from fastconv.kernels.cpu.epilogue import code_of, finish
 from fastconv.kernels.cpu.gemm import by_vectors
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import flush_denormals, item, lanes, restore_denormals
+from fastconv.kernels.cpu.simd import flush_denormals, item, lanes, prefetch_to_write, restore_denormals
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import (
     add_rows,
@@ -101,6 +101,10 @@ def _convolve(counter, thread, x, w, bias, z, code, y, sizes, plane, image0, sev
         o = group * rows + panel * size
         source = (image * groups + group) * sources * plane
         to = ((image0 + image) * groups * rows + o) * pixels + first
+        for r in range(channels):
+            # What `_write` will write, while there is time.
+            for u in range(0, count, 16):
+                prefetch_to_write(y, to + r * pixels + u)
         for q in range(0, depth, _DEPTH):
             steps = min(_DEPTH, depth - q)
             at = ((group * panels + panel) * depth + q) * size

@@ -230,6 +230,17 @@ def select_equal(typingctx, a, b, new, old):
 
 
 @intrinsic
+def where_positive(typingctx, value, kept):
+    """`kept` in lanes where value is positive or NaN, 0 elsewhere."""
+
+    def codegen(context, b, sig, args):
+        zero = ir.Constant(args[0].type, None)
+        return b.select(b.fcmp_unordered(">", args[0], zero), args[1], zero)
+
+    return kept(value, kept), codegen
+
+
+@intrinsic
 def sum_lanes(typingctx, v):
     """The sum of all lanes, as a scalar."""
     return v.dtype(v), lambda context, b, sig, args: emit.sum_lanes(b, args[0])

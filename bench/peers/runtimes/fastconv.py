@@ -28,7 +28,7 @@ def _kernel(net: Any, x: np.ndarray) -> str:
     """The kernel that auto chooses for a single layer; networks have many."""
     if not hasattr(net, "problem"):
         return ""
-    return fastconv.registry.choose(net.operations[0], net.problem(x)).name
+    return fastconv.registry.choose(net.operations[0], net.problem(x), kept=hasattr(net, "_kept")).name
 
 
 def build(work: dict[str, Any], arrays: Arrays, folder: str) -> Prepared:
