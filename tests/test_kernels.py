@@ -336,7 +336,15 @@ ORDINARY = {
     PoolProblem: PoolProblem.make((2, 3, 9, 11), (3, 2), stride=(2, 1), padding=(1, 0), ceil_mode=True),
     LinearProblem: LinearProblem.make((6, 7), (5, 7), bias=True),
 }
-EVERY_OP = [(op, typed(ORDINARY[OPS[op].problem], dtype)) for op in OPS for dtype in DTYPES]
+
+
+def ordinary(op):
+    """A problem of the operation in which every input has elements."""
+    problem = ORDINARY[OPS[op].problem]
+    return dataclasses.replace(problem, activation="tanh", add=True) if op == "conv2d" else problem
+
+
+EVERY_OP = [(op, typed(ordinary(op), dtype)) for op in OPS for dtype in DTYPES]
 
 
 def strided(array):
