@@ -95,7 +95,6 @@ def test_f4_is_exact_to_3e_6():
 
 @pytest.fixture
 def layer():
-    nn.init  # noqa: B018 - layers draw their weights from the library's generator
     return nn.Conv2d(8, 16, 3, padding=1, algorithm="winograd_f4").eval()
 
 
@@ -168,6 +167,19 @@ def test_memory_shared_with_a_user_is_seen():
     layer(X)
     mine *= 2
     assert agrees(layer)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_bias_that_comes_or_goes_is_seen(bias):
+    layer = nn.Conv2d(8, 16, 3, padding=1, bias=bias, algorithm="im2col").eval()
+    layer(X)
+    layer(X)
+    b = np.full(16, 2.0, np.float32)
+    layer.register_parameter("bias", None if bias else nn.Parameter(b))
+    w = layer.weight.detach().numpy()
+    wanted = functional.conv2d(X, w, None if bias else b, padding=1, algorithm="im2col")
+    np.testing.assert_array_equal(layer(X), wanted)
+    np.testing.assert_array_equal(layer(X), wanted)
 
 
 def test_copies_of_a_layer_keep_their_own(layer):

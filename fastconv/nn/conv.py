@@ -52,6 +52,9 @@ class _Ready:
         """y, or None if x, the parameters or the setting are not those that this was worked out for."""
         parameters = self.parameters
         weight, bias, b = parameters["weight"], parameters.get("bias"), self.bias
+        if weight is None or (bias is None) is (b is None):
+            # A parameter has come or gone by register_parameter.
+            return None
         if b is None:
             versions = (weight._state.number, bias._state.number)
             b = bias._array
