@@ -14,9 +14,21 @@ import numpy as np
 
 from fastconv.kernels.cpu.host import VECTOR_BYTES
 from fastconv.kernels.cpu.jit import njit
-from fastconv.kernels.cpu.simd import even_lanes, flush_denormals, lanes, load_range, restore_denormals, store
+from fastconv.kernels.cpu.simd import (
+    even_lanes,
+    flush_denormals,
+    lanes,
+    load_range,
+    prefetch_to_write,
+    restore_denormals,
+    store,
+)
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.problem import itemsize
+
+# Elements that a prefetch is expected to bring, a cache line of float32, and how many rows ahead it is asked for.
+_LINE = 16
+_AHEAD = 4
 
 # Bytes of copies made at a time: as many images as fit, at least one.
 _COPY_BYTES = 4 * 2**20
@@ -71,7 +83,8 @@ def flat(grid):
 def of(p, grid, channels, always=False, apart=True):
     """The Copy that outputs of `grid` read.
 
-    always: also if the source could be read as it lies; apart: whether remainders of the column lie apart.
+    always: also if the source could be read as it lies; apart: whether remainders of the column lie apart, for readers
+    of whole vectors.
     """
     width = VECTOR_BYTES // itemsize(p.dtype)
     step = grid.read_x if apart else 1
@@ -81,7 +94,7 @@ def of(p, grid, channels, always=False, apart=True):
     needed = always or step > 1 or top < 0 or left < 0 or top + height > grid.in_h or left + span > grid.in_w
     if needed:
         # A vector that begins at a row's last output reads up to width − 1 columns more.
-        line = -(-(-(-span // step) + width) // width) * width
+        line = -(-(-(-span // step) + (width if apart else 0)) // width) * width
     else:
         top, left, height, line = 0, 0, grid.in_h, grid.in_w
     dx = grid.dx - left
@@ -111,6 +124,9 @@ def _write(counter, thread, x, shape, image0, images, in_h, in_w, copies):
         plane = (image0 * channels + piece) * in_h * in_w
         for r in range(height):
             y = top + r
+            # Another thread has read these lines since they were written: fetching them back takes a while.
+            for u in range(0, step * line, _LINE):
+                prefetch_to_write(copies, (piece * height + r + _AHEAD) * step * line + u)
             for f in range(step):
                 row = (piece * height + r) * step * line + f * line
                 # Copy column u is source column left + f + u·step; low <= u < high lie inside.

@@ -7,10 +7,16 @@ and only zero padding needs a copy (conv_copy). Weights are packed once (`prepar
 P = TILE_VECS vectors of output channels, zero beyond the last. A piece of work is one panel of one block of pixels of
 an image; its sums, [pixel][P], are turned into y's order at the end. Loses where output channels are short of vectors
 or sums are short.
+
+The input gradient is the same sum on other grids (conv_taps). So is the weight gradient, with the two places exchanged:
+its q's are what pixels are above, and gy is packed as weights are.
+
+    gw[q, o] = Σ_pixel x[offset(q) + place(pixel)] · gy[pixel, o]
 """
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +24,7 @@ import numpy as np
 from fastconv import threads
 from fastconv.kernels.cpu import conv_copy, conv_taps
 from fastconv.kernels.cpu.epilogue import code_of, finish
-from fastconv.kernels.cpu.gemm import by_vectors
+from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import flush_denormals, item, lanes, prefetch_to_write, restore_denormals
@@ -120,40 +126,61 @@ def _convolve(counter, thread, x, w, bias, z, code, y, sizes, plane, image0, sev
 
 
 @njit
-def _pack(counter, thread, w, u, groups, rows, depth):
-    """u = the packed weights, one panel after another until none is left."""
+def _pack(counter, thread, w, start, row, u, images, groups, rows, depth):
+    """u = `depth` columns of w.flat[start:], packed, one panel of an image after another until none is left.
+
+    w is [image][group][row], rows `row` elements apart; u is [group][panel][image][column][P].
+    """
+    state = flush_denormals()
     width = lanes(w)
     size = TILE_VECS * width
     panels = (rows + size - 1) // size
     zero = w.dtype.type(0)
     while True:
-        piece = take(counter, thread, groups * panels)
+        piece = take(counter, thread, images * groups * panels)
         if piece < 0:
             break
-        group, o = piece // panels, piece % panels * size
-        at, first = piece * depth * size, (group * rows + o) * depth
+        image, panel = piece // (groups * panels), piece % (groups * panels)
+        group, o = panel // panels, panel % panels * size
+        at, first = (panel * images + image) * depth * size, start + ((image * groups + group) * rows + o) * row
         for k in range(0, depth, width):
+            for t in range(0, width * size, 16):
+                prefetch_to_write(u, at + (k + width) * size + t)
             for v in range(0, size, width):
                 left = rows - o - v
                 if left > 0 and k + width <= depth:
-                    block = load_rows(zeros_square(w), w, first + v * depth + k, depth, left, width)
+                    block = load_rows(zeros_square(w), w, first + v * row + k, row, left, width)
                     store_rows(interleave(block), u, at + k * size + v, size)
                 else:
                     for q in range(k, min(k + width, depth)):
                         for r in range(width):
-                            u[at + q * size + v + r] = w[first + (v + r) * depth + q] if r < left else zero
+                            u[at + q * size + v + r] = w[first + (v + r) * row + q] if r < left else zero
+    restore_denormals(state)
+
+
+@njit
+def _spread(counter, thread, parts, channels, rows, columns, first, step, gx, width, plane):
+    """gx.flat[first :] takes a grid of every channel, its rows and columns `step` apart, until no channel is left."""
+    while True:
+        channel = take(counter, thread, channels)
+        if channel < 0:
+            break
+        for i in range(rows):
+            source, target = (channel * rows + i) * columns, first + channel * plane + i * step[0] * width
+            for j in range(columns):
+                gx[target + j * step[1]] = item(parts, source + j)
 
 
 @lru_cache(maxsize=16)
-def _layout(p, copy):
-    """Offsets of every q in a group of the copy, and where each output pixel stands in a channel of it."""
-    offsets = np.arange(p.cg)[:, None] * copy.plane + copy.taps
-    rows, columns = np.arange(p.oh) * p.stride[0] * copy.row, np.arange(p.ow) * p.stride[1]
+def _layout(p, grid, copy, sources):
+    """Offsets of every q in a group of the copy, and where each pixel of the grid stands in a channel of it."""
+    offsets = np.arange(sources)[:, None] * copy.plane + copy.taps
+    rows, columns = np.arange(grid.rows) * grid.read_y * copy.row, np.arange(grid.columns) * grid.read_x
     return tuple(np.ascontiguousarray(a.reshape(-1), np.int64) for a in (offsets, rows[:, None] + columns))
 
 
-def _copy(p):
-    return conv_copy.of(p, conv_taps.forward_grid(p), p.c, apart=False)
+def _copy(p, grid, channels):
+    return conv_copy.of(p, grid, channels, apart=False)
 
 
 def _panel(p):
@@ -161,23 +188,39 @@ def _panel(p):
     return TILE_VECS * VECTOR_BYTES // itemsize(p.dtype)
 
 
-def _packed(p):
-    return p.groups * -(-p.og // _panel(p)) * _panel(p) * p.cg * p.kh * p.kw
+def _packed(p, rows, depth):
+    """Elements of the packed weights of `rows` output channels a group and `depth` q's."""
+    return p.groups * -(-rows // _panel(p)) * _panel(p) * depth
 
 
 def _work_size(p):
     return _BLOCK * VECTOR_BYTES // itemsize(p.dtype) * _panel(p) + 64
 
 
-def _prepare(p, w, u):
-    team = threads.team(10.0 * w.size, p.groups * -(-p.og // _panel(p)))
-    parallel(_pack, team, w.reshape(-1), u, p.groups, p.og, p.cg * p.kh * p.kw)
+def _prepare(p, w, u, rows, depth):
+    team = threads.team(10.0 * w.size, p.groups * -(-rows // _panel(p)))
+    parallel(_pack, team, w.reshape(-1), 0, depth, u, 1, p.groups, rows, depth)
 
 
-# Flops' worth of time, measured: beginning and storing a tile, one output turned into its place, packing a weight.
+def _pieces(p, pixels, rows):
+    """Pieces of work of one image."""
+    return p.groups * -(-pixels // (_BLOCK * VECTOR_BYTES // itemsize(p.dtype))) * -(-rows // _panel(p))
+
+
+# Flops' worth of time, measured: beginning and storing a tile, one output turned into its place, packing an element.
 _TILE_COST = 1_500
 _OUTPUT_COST = 20
 _PACK_COST = 40
+
+
+def _product_cost(p, images, pixels, rows, depth):
+    """Flops' worth of time of the sums over `depth` for `pixels` × `rows` outputs of every group of every image."""
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    tiles = images * p.groups * -(-pixels // TILE_ROWS)
+    vectors = -(-rows // width)
+    multiply = 2.06 * tiles * TILE_ROWS * vectors * width * depth
+    rest = _TILE_COST * tiles * -(-vectors // TILE_VECS) * -(-depth // _DEPTH)
+    return multiply + rest + _OUTPUT_COST * images * p.groups * rows * pixels + 60_000
 
 
 def _prepare_cost(p):
@@ -185,37 +228,230 @@ def _prepare_cost(p):
 
 
 def _cost(p):
-    width, depth = VECTOR_BYTES // itemsize(p.dtype), p.cg * p.kh * p.kw
-    tiles = p.n * p.groups * -(-p.oh * p.ow // TILE_ROWS)
-    vectors = -(-p.og // width)
-    multiply = 2.06 * tiles * TILE_ROWS * vectors * width * depth
-    rest = _TILE_COST * tiles * -(-vectors // TILE_VECS) * -(-depth // _DEPTH)
-    rest += _OUTPUT_COST * p.n * p.o * p.oh * p.ow + conv_copy.cost(p, _copy(p)) + 60_000
-    return multiply + rest + _prepare_cost(p)
+    copy = conv_copy.cost(p, _copy(p, conv_taps.forward_grid(p), p.c))
+    return _product_cost(p, p.n, p.oh * p.ow, p.og, p.cg * p.kh * p.kw) + copy + _prepare_cost(p)
+
+
+def _forward_packed(p):
+    return _packed(p, p.og, p.cg * p.kh * p.kw)
+
+
+def _forward_scratch(p):
+    copy = _copy(p, conv_taps.forward_grid(p), p.c)
+    return copy.elements + threads.available() * _work_size(p) + _forward_packed(p)
 
 
 @kernel(
     "conv2d/implicit/cpu",
     limit=1.0,
     cost=_cost,
-    scratch=lambda p: _copy(p).elements + threads.available() * _work_size(p) + _packed(p),
-    prepare=_prepare,
-    prepared=_packed,
+    scratch=_forward_scratch,
+    prepare=lambda p, w, u: _prepare(p, w, u, p.og, p.cg * p.kh * p.kw),
+    prepared=_forward_packed,
     prepare_cost=_prepare_cost,
 )
 def forward(p, x, w, b, z, y, scratch, u=None):
-    copy, grid = _copy(p), conv_taps.forward_grid(p)
+    grid = conv_taps.forward_grid(p)
+    copy = _copy(p, grid, p.c)
     copies, work = scratch[: copy.elements], scratch[copy.elements :]
     if u is None:
-        u, work = work[: _packed(p)], work[_packed(p) :]
-        _prepare(p, w, u)
+        u, work = work[: _forward_packed(p)], work[_forward_packed(p) :]
+        _prepare(p, w, u, p.og, p.cg * p.kh * p.kw)
     sizes = conv_taps.sizes(p, grid, p.og, p.cg)
     x, y = x.reshape(-1), y.reshape(-1)
-    blocks = -(-p.oh * p.ow // (_BLOCK * VECTOR_BYTES // itemsize(p.dtype)))
-    team = threads.team(p.flops, p.n * p.groups * blocks * -(-p.og // _panel(p)))
+    team = threads.team(p.flops, p.n * _pieces(p, p.oh * p.ow, p.og))
     for image in range(0, p.n, copy.several):
         count = min(copy.several, p.n - image)
         if copy.needed:
             conv_copy.write(copy, team, x, image, count, grid, copies)
-        args = (sizes, copy.plane, image, count, *_layout(p, copy), work)
+        args = (sizes, copy.plane, image, count, *_layout(p, grid, copy, p.cg), work)
         parallel(_convolve, team, copies if copy.needed else x, u, b, z.reshape(-1), code_of(p), y, *args)
+
+
+@njit
+def _pack_reversed(counter, thread, w, taps, groups, rows, sources, kernel, u):
+    """u = the packed weights of one grid of the input gradient, of which w has rows and sources exchanged."""
+    width = lanes(w)
+    size = TILE_VECS * width
+    panels = (rows + size - 1) // size
+    parts = (sources + _SOURCES - 1) // _SOURCES
+    zero = w.dtype.type(0)
+    while True:
+        piece = take(counter, thread, groups * panels * parts)
+        if piece < 0:
+            break
+        panel, first = piece // parts, piece % parts * _SOURCES
+        group, row = panel // panels, panel % panels * size
+        count = min(size, rows - row)
+        for source in range(first, min(sources, first + _SOURCES)):
+            at = (panel * sources + source) * taps.size * size
+            for t in range(0, taps.size * size, 16):
+                prefetch_to_write(u, at + taps.size * size + t)
+            for t in range(taps.size):
+                here = ((group * sources + source) * rows + row) * kernel + taps[t]
+                for r in range(count):
+                    u[at + r] = item(w, here + r * kernel)
+                for r in range(count, size):
+                    u[at + r] = zero
+                at += size
+
+
+# Sources that a thread packs at a time.
+_SOURCES = 16
+
+
+@lru_cache(maxsize=1024)
+def _gradient_copy(p):
+    """The copy of gy that all grids of the input gradient read, and its taps, an array for each grid."""
+    grids = conv_taps.input_gradient_grids(p)
+    dy, dx, taps = (np.concatenate([getattr(grid, name) for grid in grids]) for name in ("dy", "dx", "taps"))
+    rows, columns = max(grid.rows for grid in grids), max(grid.columns for grid in grids)
+    copy = _copy(p, replace(grids[0], rows=rows, columns=columns, dy=dy, dx=dx, taps=taps), p.o)
+    ends = np.cumsum([grid.taps.size for grid in grids])
+    return copy, [replace(copy, taps=part) for part in np.split(copy.taps, ends[:-1])]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Elements of an input gradient's scratch, in order, but for the threads' work; images at a time."""
+
+    packed: int
+    copies: int
+    spread: int
+    several: int
+
+
+@lru_cache(maxsize=1024)
+def _parts(p):
+    grids = conv_taps.input_gradient_grids(p)
+    if not grids:
+        return _Parts(0, 0, 0, 1)
+    copy, _ = _gradient_copy(p)
+    pixels = max(0 if grid.dense else grid.rows * grid.columns for grid in grids)
+    several = copy.several if copy.needed or not pixels else 1
+    return _Parts(
+        _packed(p, p.cg, p.og * max(g.taps.size for g in grids)), copy.elements, several * p.c * pixels, several
+    )
+
+
+def _input_gradient_cost(p):
+    many = conv_taps.many_grids_cost(p)
+    if many:
+        return many
+    grids, total = conv_taps.input_gradient_grids(p), 0.0
+    for grid in grids:
+        pixels = grid.rows * grid.columns
+        total += _product_cost(p, p.n, pixels, p.cg, p.og * grid.taps.size) + _PACK_COST * p.o * p.cg * grid.taps.size
+        total += 0 if grid.dense else _SPREAD_COST * p.n * p.c * pixels
+    return total + (conv_copy.cost(p, _gradient_copy(p)[0]) if grids else 0)
+
+
+# The same for an element written at a stride.
+_SPREAD_COST = 40
+
+
+@kernel(
+    "conv2d_grad_input/implicit/cpu",
+    limit=1.0,
+    cost=_input_gradient_cost,
+    scratch=lambda p: sum(astuple(_parts(p))[:3]) + threads.available() * _work_size(p),
+)
+def grad_input(p, gy, w, gx, scratch):
+    conv_taps.clear_untouched(p, gx)
+    grids, sizes = conv_taps.input_gradient_grids(p), _parts(p)
+    if not grids:
+        return
+    u, rest = scratch[: sizes.packed], scratch[sizes.packed :]
+    copies, rest = rest[: sizes.copies], rest[sizes.copies :]
+    spread, work = rest[: sizes.spread], rest[sizes.spread :]
+    w, gy, gx, none = w.reshape(-1), gy.reshape(-1), gx.reshape(-1), NO_BIAS[p.dtype]
+    copy, copies_of_grids = _gradient_copy(p)
+    for image in range(0, p.n, sizes.several):
+        count = min(sizes.several, p.n - image)
+        source = copies if copy.needed else gy[image * copy.image :]
+        team = threads.team(p.flops, count * _pieces(p, p.h * p.w, p.cg))
+        if copy.needed:
+            conv_copy.write(copy, team, gy, image, count, grids[0], copies)
+        for grid, of_grid in zip(grids, copies_of_grids, strict=True):
+            if image == 0 or len(grids) > 1:
+                parallel(_pack_reversed, team, w, grid.taps, p.groups, p.cg, p.og, p.kh * p.kw, u)
+            target, first = (gx, image) if grid.dense else (spread, 0)
+            args = (conv_taps.sizes(p, grid, p.cg, p.og), copy.plane, first, count)
+            layout = _layout(p, grid, of_grid, p.og)
+            parallel(_convolve, team, source, u, none, none, 0, target, *args, *layout, work)
+            if not grid.dense:
+                first = image * p.c * p.h * p.w + grid.first_y * p.w + grid.first_x
+                args = (count * p.c, grid.rows, grid.columns, first, (grid.step_y, grid.step_x))
+                parallel(_spread, team, spread, *args, gx, p.w, p.h * p.w)
+
+
+# Bytes of packed output gradients at a time.
+_PACKED_BYTES = 8 * 2**20
+
+
+def _pixels_at_once(p):
+    return max(1, _PACKED_BYTES // itemsize(p.dtype) // _packed(p, p.og, 1))
+
+
+def _images_at_once(p):
+    """At most as many images as are packed at a time; 1 if even one's pixels are packed in parts."""
+    copy = _copy(p, conv_taps.forward_grid(p), p.c)
+    return max(1, min(p.n, copy.several, _pixels_at_once(p) // max(1, p.oh * p.ow)))
+
+
+@lru_cache(maxsize=16)
+def _gradient_layout(p, images):
+    """_layout with q's and pixels exchanged, the pixels those of several images."""
+    grid = conv_taps.forward_grid(p)
+    copy = _copy(p, grid, p.c)
+    qs, pixels = _layout(p, grid, copy, p.cg)
+    return (np.arange(images)[:, None] * copy.image + pixels).reshape(-1), qs
+
+
+def _gradient_scratch(p):
+    pixels = min(_pixels_at_once(p), _images_at_once(p) * p.oh * p.ow)
+    copies = _copy(p, conv_taps.forward_grid(p), p.c).elements
+    return copies + _packed(p, p.og, pixels) + p.o * p.cg * p.kh * p.kw + threads.available() * _work_size(p)
+
+
+def _gradient_cost(p):
+    q, pixels = p.cg * p.kh * p.kw, p.n * p.oh * p.ow
+    copy = conv_copy.cost(p, _copy(p, conv_taps.forward_grid(p), p.c))
+    # With few pieces, threads wait for the last.
+    pieces = _pieces(p, q, p.og)
+    idle = -(-pieces // threads.available()) * threads.available() / max(1, pieces)
+    return _product_cost(p, 1, q, p.og, pixels) * idle + copy + _PACK_COST * p.n * p.o * p.oh * p.ow
+
+
+@kernel("conv2d_grad_weight/implicit/cpu", limit=1.0, cost=_gradient_cost, scratch=_gradient_scratch)
+def grad_weight(p, x, gy, gw, scratch):
+    grid = conv_taps.forward_grid(p)
+    copy, several, pixels = _copy(p, grid, p.c), _images_at_once(p), p.oh * p.ow
+    step = min(several * pixels, _pixels_at_once(p))
+    copies, rest = scratch[: copy.elements], scratch[copy.elements :]
+    u, rest = rest[: _packed(p, p.og, step)], rest[_packed(p, p.og, step) :]
+    partial, work = rest[: gw.size], rest[gw.size :]
+    q = p.cg * p.kh * p.kw
+    sizes = np.array((1, p.groups, p.cg, p.og, 0, 0, 0, 0, 0, 0, q, 1), np.int64)
+    places, qs = _gradient_layout(p, several)
+    x, gy, none = x.reshape(-1), gy.reshape(-1), NO_BIAS[p.dtype]
+    team = threads.team(p.flops, _pieces(p, q, p.og))
+    target = gw.reshape(-1)
+    for image in range(0, p.n, several):
+        images = min(several, p.n - image)
+        source = copies if copy.needed else x[image * copy.image :]
+        if copy.needed:
+            conv_copy.write(copy, team, x, image, images, grid, copies)
+        for first in range(0, images * pixels, step):
+            count = min(step, images * pixels - first)
+            # Whole images, or a part of one.
+            depth = pixels if count == images * pixels else count
+            start = image * p.o * pixels + first
+            parallel(_pack, team, gy, start, pixels, u, count // depth, p.groups, p.og, depth)
+            args = (sizes, copy.plane, 0, 1, places[first : first + count], qs, work)
+            parallel(_convolve, team, source, u, none, none, 0, target, *args)
+            if target is partial:
+                gw.reshape(-1)[:] += partial
+            target = partial
+    if not p.n * pixels:
+        gw[:] = 0
