@@ -175,13 +175,15 @@ def bound(kernel: Kernel, problem: Problem) -> Bound:
     return Bound(kernel, problem)
 
 
-def run(op: str, problem: Problem, algorithm: str, *inputs: Array, kept: Kept | None = None) -> tuple[Array, ...]:
-    """Do `op` with the kernel chosen for `problem`; `inputs` in the order of OPS[op].inputs.
+def run(
+    op: str, problem: Problem, algorithm: str, *inputs: Array | None, kept: Kept | None = None
+) -> tuple[Array, ...]:
+    """Do `op` with the kernel chosen for `problem`; `inputs` in the order of OPS[op].inputs, None for an absent one.
 
     kept: where what the kernel prepares of w stays for the next call; None if it need not.
     """
-    kernel = choose(op, problem, algorithm, kept=kept is not None)
-    return bound(kernel, problem)(tuple([prepared(array) for array in inputs]), kept)
+    chosen = bound(choose(op, problem, algorithm, kept=kept is not None), problem)
+    return chosen(tuple([chosen.none if array is None else prepared(array) for array in inputs]), kept)
 
 
 def _expect(name: str, array: Array, shape: tuple[int, ...]) -> None:
@@ -189,12 +191,42 @@ def _expect(name: str, array: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name}={array.shape}: needs shape {shape}")
 
 
-def _bias(b: Array | None, channels: int, dtype: str) -> Array:
-    if b is None:
-        return _NO_ELEMENTS[dtype]
-    if b.shape != (channels,):
+def _expect_bias(b: Array | None, channels: int) -> None:
+    if b is not None and b.shape != (channels,):
         raise ValueError(f"b={b.shape}: needs shape ({channels},), one value an output channel")
-    return b
+
+
+def conv2d_problem(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    stride: IntPair,
+    padding: Padding,
+    dilation: IntPair,
+    groups: int,
+    activation: str = "",
+    z: Array | None = None,
+) -> ConvProblem:
+    """What `conv2d` with these arguments asks of a kernel."""
+    dtype = _checked(x=x, w=w) if b is None else _checked(x=x, w=w, b=b)
+    if z is not None:
+        _checked(x=x, z=z)
+    p = ConvProblem.make(
+        x.shape,
+        w.shape,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=b is not None,
+        dtype=dtype,
+        activation=activation,
+        add=z is not None,
+    )
+    _expect_bias(b, p.o)
+    if z is not None:
+        _expect("z", z, p.output_shape)
+    return p
 
 
 def conv2d(
@@ -217,26 +249,8 @@ def conv2d(
     With z (N, O, OH, OW) and activation "relu", "sigmoid" or "tanh" the result is activation(y + z), in the same pass
     over y. kept: what a layer keeps of its weights between calls.
     """
-    dtype = _checked(x=x, w=w) if b is None else _checked(x=x, w=w, b=b)
-    if z is not None:
-        _checked(x=x, z=z)
-    p = ConvProblem.make(
-        x.shape,
-        w.shape,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        bias=b is not None,
-        dtype=dtype,
-        activation=activation,
-        add=z is not None,
-    )
-    if z is None:
-        z = np.empty(0, dtype)
-    else:
-        _expect("z", z, p.output_shape)
-    return run("conv2d", p, algorithm, x, w, _bias(b, p.o, dtype), z, kept=kept)[0]
+    p = conv2d_problem(x, w, b, stride, padding, dilation, groups, activation, z)
+    return run("conv2d", p, algorithm, x, w, b, z, kept=kept)[0]
 
 
 def conv2d_grad_input(
@@ -287,9 +301,10 @@ def conv2d_grad_weight(
     return run("conv2d_grad_weight", p, algorithm, x, gy)[0]
 
 
-def _max_pool(
+def max_pool2d_problem(
     x: Array, kernel_size: IntPair, stride: IntPair | None, padding: Padding, dilation: IntPair, ceil_mode: bool
 ) -> PoolProblem:
+    """What `max_pool2d` with these arguments asks of a kernel."""
     dtype = _checked(x=x)
     return PoolProblem.make(
         x.shape, kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode, dtype=dtype
@@ -310,7 +325,7 @@ def max_pool2d(
 
     x (N, C, H, W) -> y (N, C, OH, OW). Source: torch.nn.functional.max_pool2d.
     """
-    p = _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+    p = max_pool2d_problem(x, kernel_size, stride, padding, dilation, ceil_mode)
     return run("max_pool2d", p, algorithm, x)[0]
 
 
@@ -328,7 +343,7 @@ def max_pool2d_with_indices(
 
     Of equal values the first in reading order counts; of NaNs the last. Source: torch, return_indices=True.
     """
-    p = _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+    p = max_pool2d_problem(x, kernel_size, stride, padding, dilation, ceil_mode)
     y, indices = run("max_pool2d_with_indices", p, algorithm, x)
     return y, indices
 
@@ -348,10 +363,33 @@ def max_pool2d_grad(
 
     x (N, C, H, W), gy (N, C, OH, OW) -> gx (N, C, H, W).
     """
-    p = _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+    p = max_pool2d_problem(x, kernel_size, stride, padding, dilation, ceil_mode)
     _checked(x=x, gy=gy)
     _expect("gy", gy, p.output_shape)
     return run("max_pool2d_grad", p, algorithm, x, gy)[0]
+
+
+def avg_pool2d_problem(
+    input_size: tuple[int, ...],
+    dtype: str,
+    kernel_size: IntPair,
+    stride: IntPair | None,
+    padding: Padding,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> PoolProblem:
+    """What `avg_pool2d` with these arguments asks of a kernel."""
+    return PoolProblem.make(
+        input_size,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+        divisor_override=divisor_override,
+        dtype=dtype,
+    )
 
 
 def avg_pool2d(
@@ -370,17 +408,8 @@ def avg_pool2d(
     The size counts padding if count_include_pad, but never what lies beyond it; divisor_override replaces it.
     x (N, C, H, W) -> y (N, C, OH, OW). Source: torch.nn.functional.avg_pool2d.
     """
-    dtype = _checked(x=x)
-    p = PoolProblem.make(
-        x.shape,
-        kernel_size,
-        stride=stride,
-        padding=padding,
-        ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad,
-        divisor_override=divisor_override,
-        dtype=dtype,
-    )
+    options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    p = avg_pool2d_problem(x.shape, _checked(x=x), *options)
     return run("avg_pool2d", p, algorithm, x)[0]
 
 
@@ -400,26 +429,23 @@ def avg_pool2d_grad(
 
     input_size (N, C, H, W), gy (N, C, OH, OW) -> gx (N, C, H, W).
     """
-    dtype = _checked(gy=gy)
-    p = PoolProblem.make(
-        input_size,
-        kernel_size,
-        stride=stride,
-        padding=padding,
-        ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad,
-        divisor_override=divisor_override,
-        dtype=dtype,
-    )
+    options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    p = avg_pool2d_problem(input_size, _checked(gy=gy), *options)
     _expect("gy", gy, p.output_shape)
     return run("avg_pool2d_grad", p, algorithm, gy)[0]
 
 
-def linear(x: Array, w: Array, b: Array | None = None, *, algorithm: str = "auto") -> Array:
-    """y = x wᵀ + b. x (M, in), w (out, in), b (out) -> y (M, out). Source: torch.nn.functional.linear."""
+def linear_problem(x: Array, w: Array, b: Array | None) -> LinearProblem:
+    """What `linear` with these arguments asks of a kernel."""
     dtype = _checked(x=x, w=w) if b is None else _checked(x=x, w=w, b=b)
     p = LinearProblem.make(x.shape, w.shape, bias=b is not None, dtype=dtype)
-    return run("linear", p, algorithm, x, w, _bias(b, p.o, dtype))[0]
+    _expect_bias(b, p.o)
+    return p
+
+
+def linear(x: Array, w: Array, b: Array | None = None, *, algorithm: str = "auto") -> Array:
+    """y = x wᵀ + b. x (M, in), w (out, in), b (out) -> y (M, out). Source: torch.nn.functional.linear."""
+    return run("linear", linear_problem(x, w, b), algorithm, x, w, b)[0]
 
 
 def linear_grad_input(w: Array, gy: Array, *, algorithm: str = "auto") -> Array:

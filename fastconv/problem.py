@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 IntPair: TypeAlias = "int | Sequence[int]"
@@ -400,6 +401,12 @@ class LinearProblem:
 
 
 Problem: TypeAlias = ConvProblem | PoolProblem | LinearProblem
+
+
+@lru_cache(maxsize=4096)
+def of_gradients(p: ConvProblem | LinearProblem) -> ConvProblem | LinearProblem:
+    """The problem of the gradients of `p`, which have no bias."""
+    return replace(p, bias=False)
 
 
 def itemsize(dtype: str) -> int:

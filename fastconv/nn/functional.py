@@ -18,7 +18,7 @@ import numpy as np
 from fastconv import functional, ops, views
 from fastconv.autograd import Array, T, Variable, array, array_module, is_recorded, record
 from fastconv.nn.checks import axis_of, check_classes, fraction, image_shape, not_negative, one_of, real
-from fastconv.problem import IntPair, Padding, boolean, integer, known_activation, same_dtype
+from fastconv.problem import IntPair, Padding, Problem, boolean, integer, known_activation, of_gradients, same_dtype
 from fastconv.random import generator
 
 PAD_MODES = ("constant", "reflect", "replicate", "circular")
@@ -36,6 +36,15 @@ _BLOCK = 2**18
 def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
     """`a` in another shape; itself if it has that shape, because reshape takes longer than looking."""
     return a if a.shape == shape else a.reshape(shape)
+
+
+def _gradient(op: str, p: Problem, *inputs: Array) -> Array:
+    """The result of a gradient operation, by the kernel that is chosen for it."""
+    if any(a.dtype != p.dtype for a in inputs):
+        raise TypeError(
+            f"gradient: needs dtype {p.dtype}, as the forward pass had, got {[str(a.dtype) for a in inputs]}"
+        )
+    return functional.run(op, p, "auto", *inputs)[0]
 
 
 def conv2d(
@@ -68,7 +77,7 @@ def conv2d(
     before, size = a.shape, image_shape(a)
     x = _shaped(a, size)
     args = (stride, padding, dilation, groups)
-    named: dict[str, Any] = {}
+    addend: Array | None = None
     if activation != "" or z is not None:
         if is_recorded(input, weight, bias, z):
             known_activation(activation)
@@ -79,26 +88,26 @@ def conv2d(
                     raise ValueError(f"z={array(z).shape}: needs the output's shape {expected}")
                 out = ops.add(out, z)
             return _ACTIVATIONS[activation](out) if activation else out
-        named["activation"] = activation
         if z is not None:
-            named["z"] = real("z", z, a)
-            if len(before) == 3 and named["z"].ndim == 3:
-                named["z"] = named["z"][None]
-    y = functional.conv2d(x, w, b, *args, algorithm=algorithm, kept=kept, **named)
+            addend = real("z", z, a)
+            if len(before) == 3 and addend.ndim == 3:
+                addend = addend[None]
+    p = functional.conv2d_problem(x, w, b, *args, activation, addend)
+    y = functional.run("conv2d", p, algorithm, x, w, b, addend, kept=kept)[0]
     shape = y.shape
 
     def grad_input(g: Array) -> Array:
-        return functional.conv2d_grad_input(size, w, g.reshape(shape), *args).reshape(before)
+        return _gradient("conv2d_grad_input", of_gradients(p), _shaped(g, shape), w).reshape(before)
 
     def grad_weight(g: Array) -> Array:
-        return functional.conv2d_grad_weight(x, w.shape, g.reshape(shape), *args)
+        return _gradient("conv2d_grad_weight", of_gradients(p), x, _shaped(g, shape))
 
     return record(
         input,
         _shaped(y, before[:-3] + shape[1:]),
         (input, grad_input, weight),
         (weight, grad_weight, input),
-        (bias, lambda g: g.reshape(shape).sum(axis=(0, 2, 3))),
+        (bias, lambda g: g.reshape(*shape[:2], shape[2] * shape[3]).sum(axis=(0, 2))),
     )
 
 
@@ -120,16 +129,15 @@ def max_pool2d(
     """
     a = real("input", input)
     x = _shaped(a, image_shape(a))
-    args = (kernel_size, stride, padding, dilation, ceil_mode)
-    if boolean("return_indices", return_indices):
-        y, indices = functional.max_pool2d_with_indices(x, *args, algorithm=algorithm)
-    else:
-        y, indices = functional.max_pool2d(x, *args, algorithm=algorithm), None
+    indexed = boolean("return_indices", return_indices)
+    p = functional.max_pool2d_problem(x, kernel_size, stride, padding, dilation, ceil_mode)
+    y, *rest = functional.run("max_pool2d_with_indices" if indexed else "max_pool2d", p, algorithm, x)
+    indices = rest[0] if indexed else None
     shape = y.shape
     small = a.shape[:-3] + shape[1:]
 
     def gradient(g: Array) -> Array:
-        return functional.max_pool2d_grad(x, g.reshape(shape), *args).reshape(a.shape)
+        return _gradient("max_pool2d_grad", p, x, _shaped(g, shape)).reshape(a.shape)
 
     out = record(input, _shaped(y, small), (input, gradient, input))
     return out if indices is None else (out, record(input, indices.reshape(small)))
@@ -153,11 +161,12 @@ def avg_pool2d(
     a = real("input", input)
     before, size = a.shape, image_shape(a)
     args = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    y = functional.avg_pool2d(_shaped(a, size), *args, algorithm=algorithm)
+    p = functional.avg_pool2d_problem(size, str(a.dtype), *args)
+    y = functional.run("avg_pool2d", p, algorithm, _shaped(a, size))[0]
     shape = y.shape
 
     def gradient(g: Array) -> Array:
-        return functional.avg_pool2d_grad(size, g.reshape(shape), *args).reshape(before)
+        return _gradient("avg_pool2d_grad", p, _shaped(g, shape)).reshape(before)
 
     return record(input, _shaped(y, before[:-3] + shape[1:]), (input, gradient))
 
@@ -379,14 +388,21 @@ def linear(input: T, weight: Any, bias: Any = None, *, algorithm: str = "auto") 
         raise ValueError(f"bias={b.shape}: needs shape {w.shape[:1]}, one value an output feature of the weight")
     before = a.shape
     x = _shaped(a, (math.prod(before[:-1]), before[-1]))
-    y = functional.linear(x, w, b, algorithm=algorithm)
+    p = functional.linear_problem(x, w, b)
+    y = functional.run("linear", p, algorithm, x, w, b)[0]
     shape = y.shape
+
+    def grad_input(g: Array) -> Array:
+        return _gradient("linear_grad_input", of_gradients(p), _shaped(g, shape), w).reshape(before)
+
+    def grad_weight(g: Array) -> Array:
+        return _gradient("linear_grad_weight", of_gradients(p), x, _shaped(g, shape))
 
     return record(
         input,
         _shaped(y, (*before[:-1], shape[1])),
-        (input, lambda g: functional.linear_grad_input(w, g.reshape(shape)).reshape(before), weight),
-        (weight, lambda g: functional.linear_grad_weight(x, g.reshape(shape)), input),
+        (input, grad_input, weight),
+        (weight, grad_weight, input),
         (bias, lambda g: g.reshape(shape).sum(axis=0)),
     )
 
