@@ -62,7 +62,9 @@ def run(options: argparse.Namespace, pool: driver.Pool, folder: Path, report: di
     rounds, fresh_rounds = (3, 1) if options.quick else (options.rounds, 5)
 
     def start(name: str, cache: str) -> driver.Worker:
-        return driver.Worker(name, options.threads, folder, FASTCONV_CACHE_DIR=cache)
+        # Modules' bytecode is kept, as it is for installed packages, also where this environment says not to.
+        bytecode = {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+        return driver.Worker(name, options.threads, folder, FASTCONV_CACHE_DIR=cache, **bytecode)
 
     def cells(case: Case) -> dict[str, dict[str, Any]]:
         names = [driver.OWN, *(name for name in options.peers if case.peers is None or name in case.peers)]

@@ -1,19 +1,24 @@
 """How CPU kernels are compiled and cached.
 
 `@njit` compiles a function on first call, releases the GIL in it, and caches it on disk in fastconv.cache's folder;
-`@inner` is for functions that only other kernels call.
+`@inner` is for functions that only other kernels call. What is compiled, and so is waited for, is logged: to stderr,
+unless the program has set up `logging` otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
 
 import numba
+from numba.core import event
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
 from fastconv import cache
+
+_log = logging.getLogger("fastconv")
 
 # No nnan, no ninf: NaN and inf travel.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -101,6 +106,34 @@ class _Cache(FunctionCache):
             self.disable()
 
 
+class _Notice(event.Listener):
+    """Says what is compiled: a first call takes seconds, and whoever waits should know what for."""
+
+    def __init__(self):
+        self._workers = set()
+
+    def add(self, dispatcher):
+        self._workers.add(dispatcher)
+        return dispatcher
+
+    def on_start(self, begun):
+        if begun.data["dispatcher"] in self._workers:
+            function = begun.data["dispatcher"].py_func
+            dtypes = {str(ty.dtype) for ty in begun.data["args"] if isinstance(ty, numba.types.Array)}
+            floats = " ".join(sorted(name for name in dtypes if name.startswith("float")))
+            if floats:
+                name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+                kept = "once for this CPU" if cache.folder() is not None else "for this process: it has no cache folder"
+                _log.warning("fastconv: compiling %s for %s, %s", name, floats, kept)
+
+    def on_end(self, ended):
+        pass
+
+
+_notice = _Notice()
+event.register("numba:compile", _notice)
+
+
 def _cached(dispatcher):
     # A function typed at a prompt has no source file to know it by.
     if cache.folder() is not None and os.path.isfile(dispatcher.py_func.__code__.co_filename):
@@ -110,7 +143,7 @@ def _cached(dispatcher):
 
 def njit(function):
     """Compile `function` for the CPU on first call; cached."""
-    return _cached(numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function))
+    return _notice.add(_cached(numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)))
 
 
 def inner(function):
