@@ -141,9 +141,12 @@ def _cached(dispatcher):
     return dispatcher
 
 
+_OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
 def njit(function):
     """Compile `function` for the CPU on first call; cached."""
-    return _notice.add(_cached(numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)))
+    return _notice.add(_cached(numba.njit(**_OPTIONS)(function)))
 
 
 def inner(function):
@@ -151,4 +154,4 @@ def inner(function):
 
     A call that is not inlined passes every array as seven numbers, which takes longer than many a small loop.
     """
-    return numba.njit(nogil=True, forceinline=True, fastmath=FASTMATH, error_model="numpy")(function)
+    return numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
