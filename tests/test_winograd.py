@@ -13,7 +13,7 @@ from fastconv.problem import ConvProblem
 from fastconv.registry import OPS, kernels
 from fastconv.tensors import Tensor
 
-WINOGRAD = [k for k in kernels() if k.prepare]
+WINOGRAD = [k for k in kernels() if k.prepare and "winograd" in k.algorithm]
 
 
 def apply(matrix, vector):
