@@ -221,6 +221,7 @@ def measure(benchmark: Any, run: Run, pytestconfig: pytest.Config) -> Callable[[
             bytes=problem.bytes,
             scratch_bytes=subject.scratch_bytes,
             error=error,
+            largest_error=testing.largest_error(op, problem, arrays, outputs),
             limit=subject.limit,
             machine=run.machine.line(),
             threads=run.machine.threads,
@@ -252,6 +253,26 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         output_json["fastconv"] = {"machine": state.machine.line(), "git": state.git, "fma_peak": peaks, "peers": peers}
 
 
+def of_tiles(rows: dict[str, dict[str, Row]]) -> Iterator[tuple[str, str, str]]:
+    """Cells for each kernel that computes outputs in transformed tiles: its worst error and on which case."""
+    names = {kernel.name for kernel in kernels() if kernel.spread}
+    worst: dict[str, Row] = {}
+    for row in (row for group in rows.values() for name, row in group.items() if name in names):
+        name = row.notes["kernel"]
+        if name not in worst or row.notes["largest_error"] > worst[name].notes["largest_error"]:
+            worst[name] = row
+    for name in sorted(worst):
+        notes = worst[name].notes
+        yield name, f"{notes['largest_error']:.1e}", notes["case"]
+
+
+def columns(table: list[tuple[str, ...]], sides: str) -> Iterator[str]:
+    """The lines of a table, cells aligned as `sides` says."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        yield "  ".join(f"{cell:{side}{width}}" for cell, width, side in zip(line, widths, sides, strict=True))
+
+
 def versus_peer(rows: dict[str, dict[str, Row]]) -> Iterator[tuple[str, str, str, str, str]]:
     """Cells for each group that the peer is in: the fastest kernel against it, and a ratio only of steady times."""
     for group, members in rows.items():
@@ -281,6 +302,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     unsteady = sum(not row.notes["steady"] for row in rows)
     if unsteady:
         write(f"WARNING: {unsteady} of {len(rows)} rows are unsteady: their times say little; run again", yellow=True)
+    errors = [("computed in tiles", "error / largest output", "case"), *of_tiles(state.rows)]
+    if len(errors) > 1:
+        for line in columns(errors, "<><"):
+            write(line)
     if not torch_peer.INSTALLED:
         write("torch is not installed, so there are no peer rows; pip install torch adds them")
         return
@@ -291,7 +316,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             write(f"torch has no rows on {case.name}: {reason}")
     table = [("group", "fastest kernel", "ms", "torch ms", "torch / kernel"), *versus_peer(state.rows)]
     if len(table) > 1:
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for line in table:
-            cells = zip(line, widths, "<<>>>", strict=True)
-            write("  ".join(f"{cell:{side}{width}}" for cell, width, side in cells))
+        for line in columns(table, "<<>>>"):
+            write(line)

@@ -71,6 +71,7 @@ def test_rows_carry_what_they_must_be_read_with(report):
         notes = dict(row["extra_info"])
         kernel = by_name[notes["kernel"]]
         arrays = testing.inputs(kernel.op, problem)
+        outputs = testing.poisoned_run(kernel, problem, arrays)
         rate = problem.flops / row["stats"]["median"]
         assert notes.pop("gflops") == pytest.approx(rate / 1e9)
         assert notes.pop("share_of_peak") == pytest.approx(rate / 1e9 / notes.pop("fma_peak_gflops"))
@@ -83,7 +84,8 @@ def test_rows_carry_what_they_must_be_read_with(report):
             "flops": problem.flops,
             "bytes": problem.bytes,
             "scratch_bytes": scratch_bytes(kernel, problem),
-            "error": testing.error(kernel.op, problem, arrays, testing.poisoned_run(kernel, problem, arrays)),
+            "error": testing.error(kernel.op, problem, arrays, outputs),
+            "largest_error": testing.largest_error(kernel.op, problem, arrays, outputs),
             "limit": kernel.limit,
             "machine": here.line(),
             "threads": here.threads,
@@ -101,6 +103,16 @@ def test_the_machine_and_its_peak_stand_beside_the_rows(report):
     summary = stdout[stdout.index("= fastconv =") :]
     assert known["machine"] in summary
     assert f"{peak['start'] / 1e9:.0f} GFLOP/s at start, {peak['end'] / 1e9:.0f} at end" in summary
+
+
+def test_the_errors_of_winograd_are_printed():
+    done = run("--benchmark", "-k", "conv2d/winograd and vgg5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout[done.stdout.index("computed in tiles") :].splitlines()
+    errors = {words[0]: float(words[1]) for words in map(str.split, lines) if words and "winograd" in words[0]}
+    assert sorted(errors) == [f"conv2d/winograd_f{m}/cpu" for m in (2, 4, 6)]
+    assert 0 < errors["conv2d/winograd_f2/cpu"] < 3e-6
+    assert 0 < errors["conv2d/winograd_f4/cpu"] < 3e-6 < errors["conv2d/winograd_f6/cpu"]
 
 
 def test_benchmarks_options_choose_the_columns(report):
