@@ -57,6 +57,19 @@ def entries(folder):
 # Use.
 
 
+def test_what_is_compiled_is_said_and_can_be_silenced(place):
+    first, second = (child(WORK, FASTCONV_CACHE_DIR=place).stderr.splitlines() for _ in range(2))
+    assert len(first) == 2
+    assert all(line.startswith("fastconv: compiling ") for line in first)
+    assert [line.split()[2:5] for line in sorted(first)] == [
+        ["linear_naive._product", "for", "float32,"],
+        ["pool_naive._max", "for", "float32,"],
+    ]
+    assert second == []
+    quiet = "import logging\nlogging.getLogger('fastconv').setLevel(logging.ERROR)\n" + WORK
+    assert child(quiet, FASTCONV_CACHE_DIR=place / "other").stderr == ""
+
+
 def test_the_second_process_compiles_nothing(place):
     folder, compiled = work(place)
     assert compiled > 0
