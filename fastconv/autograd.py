@@ -84,6 +84,14 @@ def enable_grad() -> Any:
     return _set_recording(True)
 
 
+def _holders_of_a_local() -> int:
+    only = object()
+    return sys.getrefcount(only)
+
+
+# What sys.getrefcount says of an object that only a local variable holds; Python versions differ.
+_ONE_HOLDER = _holders_of_a_local()
+
 _versions = itertools.count()
 _orders = itertools.count()
 
@@ -188,13 +196,21 @@ class Variable:
             )
         return self._requires_grad or self._node is not None
 
-    def _accumulate(self, g: Array) -> None:
+    def _accumulate(self, pending: dict[Any, Array]) -> None:
+        """Add the gradient that `pending` has for this tensor, and take it out."""
+        g = pending.pop(self)
         if self.grad is None:
-            # A copy: the gradient may be a view, or be shared with another tensor.
-            self.grad = self._result(array_module(g).array(g, dtype=self._array.dtype, order="C"))
+            if not (sys.getrefcount(g) == _ONE_HOLDER and g.base is None and self._is_like(g)):
+                # A copy: the gradient may be a view, or be shared with another tensor.
+                g = array_module(g).array(g, dtype=self._array.dtype, order="C")
+            self.grad = self._result(g)
         else:
             self.grad._array += g
             self.grad._state.bump()
+
+    def _is_like(self, g: Array) -> bool:
+        """Whether `g` is what a gradient of this tensor is stored as."""
+        return g.dtype == self._array.dtype and g.flags.c_contiguous and g.flags.writeable
 
     def _check_change(self, result: Variable) -> None:
         """RuntimeError or TypeError if this tensor may not become `result` in place."""
@@ -283,6 +299,14 @@ def record_view(x: T, y: Any, gradient: Gradient) -> T:
 
 def backward(root: Variable, gradient: Array, retain_graph: bool = False) -> None:
     """Add d(root)/d(leaf), times `gradient`, to the `.grad` of every leaf that requires one; see Tensor.backward."""
+    pending = _gradients(root, gradient, retain_graph)
+    # Only now, so that a backward that raises leaves every .grad as it was.
+    for leaf in list(pending):
+        leaf._accumulate(pending)
+
+
+def _gradients(root: Variable, gradient: Array, retain_graph: bool) -> dict[Variable, Array]:
+    """d(root)/d(leaf), times `gradient`, for every leaf that requires one."""
     start = root._node or root
     pending: dict[Node | Variable, Array] = {start: gradient}
     # A Node is newer than all that it was computed from: newest first means each has its whole gradient when it is met.
@@ -310,6 +334,4 @@ def backward(root: Variable, gradient: Array, retain_graph: bool = False) -> Non
                 heapq.heappush(queue, (-target.order, target))
         if node.holds and not retain_graph:
             node.edges = None
-    # Only now, so that a backward that raises leaves every .grad as it was.
-    for leaf, g in pending.items():
-        cast(Variable, leaf)._accumulate(g)
+    return cast("dict[Variable, Array]", pending)

@@ -97,7 +97,7 @@ def conv2d(
     shape = y.shape
 
     def grad_input(g: Array) -> Array:
-        return _gradient("conv2d_grad_input", of_gradients(p), _shaped(g, shape), w).reshape(before)
+        return _shaped(_gradient("conv2d_grad_input", of_gradients(p), _shaped(g, shape), w), before)
 
     def grad_weight(g: Array) -> Array:
         return _gradient("conv2d_grad_weight", of_gradients(p), x, _shaped(g, shape))
@@ -137,7 +137,7 @@ def max_pool2d(
     small = a.shape[:-3] + shape[1:]
 
     def gradient(g: Array) -> Array:
-        return _gradient("max_pool2d_grad", p, x, _shaped(g, shape)).reshape(a.shape)
+        return _shaped(_gradient("max_pool2d_grad", p, x, _shaped(g, shape)), a.shape)
 
     out = record(input, _shaped(y, small), (input, gradient, input))
     return out if indices is None else (out, record(input, indices.reshape(small)))
@@ -166,7 +166,7 @@ def avg_pool2d(
     shape = y.shape
 
     def gradient(g: Array) -> Array:
-        return _gradient("avg_pool2d_grad", p, _shaped(g, shape)).reshape(before)
+        return _shaped(_gradient("avg_pool2d_grad", p, _shaped(g, shape)), before)
 
     return record(input, _shaped(y, before[:-3] + shape[1:]), (input, gradient))
 
@@ -393,7 +393,7 @@ def linear(input: T, weight: Any, bias: Any = None, *, algorithm: str = "auto") 
     shape = y.shape
 
     def grad_input(g: Array) -> Array:
-        return _gradient("linear_grad_input", of_gradients(p), _shaped(g, shape), w).reshape(before)
+        return _shaped(_gradient("linear_grad_input", of_gradients(p), _shaped(g, shape), w), before)
 
     def grad_weight(g: Array) -> Array:
         return _gradient("linear_grad_weight", of_gradients(p), x, _shaped(g, shape))

@@ -268,7 +268,7 @@ def _run(p, grid, x, weights, b, z, y, rows, sources, scratch):
 # storing a tile, and reading one weight again for another block.
 _PIECE_COST = 80
 _ROW_COST = 150
-_TILE_COST = 3_000
+_TILE_COST = 9_000
 _WEIGHT_COST = 10
 
 
