@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.memory import is_own
+
 if TYPE_CHECKING:
     from fastconv.tensors import Tensor
 
@@ -200,7 +202,7 @@ class Variable:
         """Add the gradient that `pending` has for this tensor, and take it out."""
         g = pending.pop(self)
         if self.grad is None:
-            if not (sys.getrefcount(g) == _ONE_HOLDER and g.base is None and self._is_like(g)):
+            if not (sys.getrefcount(g) == _ONE_HOLDER and is_own(g) and self._is_like(g)):
                 # A copy: the gradient may be a view, or be shared with another tensor.
                 g = array_module(g).array(g, dtype=self._array.dtype, order="C")
             self.grad = self._result(g)

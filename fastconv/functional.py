@@ -14,19 +14,19 @@ from __future__ import annotations
 import ctypes
 import threading
 from functools import lru_cache
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv import problem as problems
+from fastconv.memory import SMALLEST, block, empty
 from fastconv.problem import ConvProblem, IntPair, LinearProblem, Padding, PoolProblem, Problem
 from fastconv.registry import OPS, Kernel, choose
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# Scratch starts on a cache line, so that kernels can keep threads off each other's lines.
-_CACHE_LINE = 64
 # The most scratch a thread keeps between calls, in bytes.
 _KEPT_SCRATCH = 32 * 2**20
 
@@ -53,11 +53,8 @@ def prepared(array: Array) -> Array:
 
 
 def aligned(elements: int, dtype: str) -> Array:
-    """An uninitialised 1-D array that starts on a cache line."""
-    itemsize = problems.itemsize(dtype)
-    raw = np.empty(elements + _CACHE_LINE // itemsize, dtype)
-    start = -raw.ctypes.data % _CACHE_LINE // itemsize
-    return raw[start : start + elements]
+    """An uninitialised 1-D array that starts on a cache line, so that kernels can keep threads off each other's."""
+    return block(elements * problems.itemsize(dtype)).view(dtype)
 
 
 class _Workspace(threading.local):
@@ -139,7 +136,10 @@ class Bound:
 
     def __init__(self, kernel: Kernel, problem: Problem) -> None:
         self.kernel, self.problem = kernel, problem
-        self.outputs = [(shape, np.dtype(dtype)) for shape, dtype in output_shapes(kernel.op, problem)]
+        self.outputs = [
+            (np.empty if prod(shape) * np.dtype(dtype).itemsize < SMALLEST else empty, shape, np.dtype(dtype))
+            for shape, dtype in output_shapes(kernel.op, problem)
+        ]
         self.none = _NO_ELEMENTS[problem.dtype]
         # No images: nothing to do, and a sum over nothing is zero.
         self.empty = problem.flops == 0
@@ -149,8 +149,8 @@ class Bound:
     def __call__(self, arrays: tuple[Array, ...], kept: Kept | None = None) -> tuple[Array, ...]:
         """The outputs for these arrays, which are as kernels take them; see `run` for `kept`."""
         if self.empty:
-            return tuple(np.zeros(shape, dtype) for shape, dtype in self.outputs)
-        outputs = tuple([np.empty(shape, dtype) for shape, dtype in self.outputs])
+            return tuple(np.zeros(shape, dtype) for _, shape, dtype in self.outputs)
+        outputs = tuple([new(shape, dtype) for new, shape, dtype in self.outputs])
         if not self.nbytes and self.weights is None:
             self.kernel.run(self.problem, *arrays, *outputs, self.none)
             return outputs

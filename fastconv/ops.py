@@ -215,7 +215,12 @@ def _activation(name: str, x: T, a: Array, plain: Callable[[Array], Array], slop
 def relu(x: T) -> T:
     """max(x, 0), NaN for NaN; its gradient is 0 at 0."""
     a = array(x)
-    y = array_module(a).maximum(a, 0)
+    if _vectorised(a):
+        from fastconv.kernels.cpu import pointwise
+
+        y = pointwise.activate("relu", a)
+    else:
+        y = array_module(a).maximum(a, 0)
 
     def gradient(g: Array) -> Array:
         if _vectorised(y, g):

@@ -17,6 +17,7 @@ import numpy as np
 
 from fastconv import functional, ops, views
 from fastconv.autograd import Array, T, Variable, array, array_module, is_recorded, record
+from fastconv.memory import empty
 from fastconv.nn.checks import axis_of, check_classes, fraction, image_shape, not_negative, one_of, real
 from fastconv.problem import IntPair, Padding, Problem, boolean, integer, known_activation, of_gradients, same_dtype
 from fastconv.random import generator
@@ -327,7 +328,7 @@ def batch_norm(
     def column(values: Array) -> Array:
         return values.astype(x.dtype)[:, None]
 
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     for part in blocks:
         block, out = x[:, part], y[:, part]
         centre: Any = 0.0
@@ -347,7 +348,7 @@ def batch_norm(
 
     def grad_input(g: Array) -> Array:
         g = g.reshape(x.shape)
-        gx = np.empty(x.shape, x.dtype)
+        gx = empty(x.shape, x.dtype)
         for part in blocks:
             out, slope = gx[:, part], gain[part] * spread[part]
             if batch:

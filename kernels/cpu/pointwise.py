@@ -8,8 +8,6 @@ a piece of work is a block of elements.
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastconv import threads
 from fastconv.kernels.cpu.epilogue import CODES, RELU, SIGMOID, TANH
 from fastconv.kernels.cpu.jit import njit
@@ -28,6 +26,7 @@ from fastconv.kernels.cpu.simd import (
 )
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.vector_math import sigmoid_or_tanh
+from fastconv.memory import empty
 
 # Elements of a block, and flops' worth of time of one.
 _BLOCK = 4096
@@ -87,7 +86,7 @@ def _team(size):
 
 def activate(name, x):
     """f(x) for a contiguous array x, `name` one of relu, sigmoid and tanh."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     if x.size:
         parallel(_activate, _team(x.size), x.reshape(-1), y.reshape(-1), CODES[name])
     return y
@@ -95,7 +94,7 @@ def activate(name, x):
 
 def gradient(name, y, gy):
     """gy · f′ for contiguous arrays y = f(x) and gy of one shape and dtype."""
-    gx = np.empty(y.shape, y.dtype)
+    gx = empty(y.shape, y.dtype)
     if y.size:
         parallel(_gradient, _team(y.size), y.reshape(-1), gy.reshape(-1), gx.reshape(-1), CODES[name])
     return gx
