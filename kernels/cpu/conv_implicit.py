@@ -3,8 +3,8 @@
     y[pixel, o] = Σ_q x[place(pixel) + offset(q)] · w[q, o],   q = (channel, tap)
 
 A broadcast reads one element from anywhere, so nothing is gathered: strides, dilations and narrow rows cost nothing,
-and only zero padding needs a copy (conv_copy). Weights are packed once (`prepare`): [group][panel][q][P], panels of
-P = TILE_VECS vectors of output channels, zero beyond the last. A piece of work is one panel of one block of pixels of
+and only zero padding needs a copy (conv_copy). Weights are packed once (`prepare`): [group][panel][q][P], a panel's
+output channels in rows of P = TILE_VECS vectors. A piece of work is one panel of one block of pixels of
 an image; its sums, [pixel][P], are turned into y's order at the end. Loses where output channels are short of vectors
 or sums are short.
 
@@ -49,6 +49,9 @@ from fastconv.registry import kernel
 _BLOCK = 6
 _DEPTH = 1024
 
+# Elements of all panels' weights up to which a block of pixels meets them all before the next block.
+_WEIGHTS = 64 * 1024
+
 
 def _make_compute(vecs):
     @inner
@@ -85,24 +88,28 @@ def _write(sums, at, pixels, channels, bias, bias_at, y, to, plane):
 
 
 @njit
-def _convolve(counter, thread, x, w, bias, z, code, y, sizes, plane, image0, several, offsets, places, work):
+def _convolve(counter, thread, x, w, size, bias, z, code, y, sizes, plane, image0, several, offsets, places, work):
     """One (image, group, panel, block) after another until none is left."""
     state = flush_denormals()
     groups, sources, rows = sizes[1:4]
     pixels = sizes[10] * sizes[11]
     width = lanes(w)
-    size, block = TILE_VECS * width, _BLOCK * width
+    row, block = TILE_VECS * width, _BLOCK * width
     panels, blocks = (rows + size - 1) // size, (pixels + block - 1) // block
     depth = offsets.size
-    sums = thread * (block * size + 64)
+    sums = thread * (block * row + 64)
+    # What is smaller stays in L2 from piece to piece: all weights, or those of a panel.
+    together = panels * depth * row <= _WEIGHTS
     while True:
         piece = take(counter, thread, several * groups * panels * blocks)
         if piece < 0:
             break
-        # Neighbouring pieces share their weights.
-        first, rest = piece % blocks * block, piece // blocks
-        panel, rest = rest % panels, rest // panels
+        rest, place = piece // (blocks * panels), piece % (blocks * panels)
         group, image = rest % groups, rest // groups
+        if together:
+            panel, first = place % panels, place // panels * block
+        else:
+            panel, first = place // blocks, place % blocks * block
         channels, count = min(size, rows - panel * size), min(block, pixels - first)
         o = group * rows + panel * size
         source = (image * groups + group) * sources * plane
@@ -113,11 +120,11 @@ def _convolve(counter, thread, x, w, bias, z, code, y, sizes, plane, image0, sev
                 prefetch_to_write(y, to + r * pixels + u)
         for q in range(0, depth, _DEPTH):
             steps = min(_DEPTH, depth - q)
-            at = ((group * panels + panel) * depth + q) * size
+            at = ((group * panels + panel) * depth + q) * row
             for p in range(0, count, TILE_ROWS):
                 n = min(TILE_ROWS, count - p)
                 where = (x, source, places, first + p, n, offsets, q, steps)
-                _compute(channels, work, sums + p * size, *where, w, at, q > 0)
+                _compute(channels, work, sums + p * row, *where, w, at, q > 0)
         _write(work, sums, count, channels, bias, o if bias.size else -1, y, to, pixels)
         if code or z.size:
             for r in range(channels):
@@ -126,15 +133,14 @@ def _convolve(counter, thread, x, w, bias, z, code, y, sizes, plane, image0, sev
 
 
 @njit
-def _pack(counter, thread, w, start, row, u, images, groups, rows, depth):
+def _pack(counter, thread, w, start, row, u, size, images, groups, rows, depth):
     """u = `depth` columns of w.flat[start:], packed, one panel of an image after another until none is left.
 
     w is [image][group][row], rows `row` elements apart; u is [group][panel][image][column][P].
     """
     state = flush_denormals()
     width = lanes(w)
-    size = TILE_VECS * width
-    panels = (rows + size - 1) // size
+    panels, stride = (rows + size - 1) // size, TILE_VECS * width
     zero = w.dtype.type(0)
     while True:
         piece = take(counter, thread, images * groups * panels)
@@ -142,19 +148,19 @@ def _pack(counter, thread, w, start, row, u, images, groups, rows, depth):
             break
         image, panel = piece // (groups * panels), piece % (groups * panels)
         group, o = panel // panels, panel % panels * size
-        at, first = (panel * images + image) * depth * size, start + ((image * groups + group) * rows + o) * row
+        at, first = (panel * images + image) * depth * stride, start + ((image * groups + group) * rows + o) * row
         for k in range(0, depth, width):
-            for t in range(0, width * size, 16):
-                prefetch_to_write(u, at + (k + width) * size + t)
+            for t in range(0, width * stride, 16):
+                prefetch_to_write(u, at + (k + width) * stride + t)
             for v in range(0, size, width):
                 left = rows - o - v
                 if left > 0 and k + width <= depth:
                     block = load_rows(zeros_square(w), w, first + v * row + k, row, left, width)
-                    store_rows(interleave(block), u, at + k * size + v, size)
+                    store_rows(interleave(block), u, at + k * stride + v, stride)
                 else:
                     for q in range(k, min(k + width, depth)):
                         for r in range(width):
-                            u[at + q * size + v + r] = w[first + (v + r) * row + q] if r < left else zero
+                            u[at + q * stride + v + r] = w[first + (v + r) * row + q] if r < left else zero
     restore_denormals(state)
 
 
@@ -183,28 +189,32 @@ def _copy(p, grid, channels):
     return conv_copy.of(p, grid, channels, apart=False)
 
 
-def _panel(p):
-    """Output channels of a panel."""
-    return TILE_VECS * VECTOR_BYTES // itemsize(p.dtype)
+def _panel(p, rows):
+    """Output channels of a panel, of `rows` in a group: at most TILE_VECS vectors, and panels as even as may be."""
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    vectors = -(-rows // width)
+    return -(-vectors // -(-vectors // TILE_VECS)) * width
 
 
 def _packed(p, rows, depth):
     """Elements of the packed weights of `rows` output channels a group and `depth` q's."""
-    return p.groups * -(-rows // _panel(p)) * _panel(p) * depth
+    return p.groups * -(-rows // _panel(p, rows)) * TILE_VECS * VECTOR_BYTES // itemsize(p.dtype) * depth
 
 
 def _work_size(p):
-    return _BLOCK * VECTOR_BYTES // itemsize(p.dtype) * _panel(p) + 64
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    return _BLOCK * width * TILE_VECS * width + 64
 
 
 def _prepare(p, w, u, rows, depth):
-    team = threads.team(10.0 * w.size, p.groups * -(-rows // _panel(p)))
-    parallel(_pack, team, w.reshape(-1), 0, depth, u, 1, p.groups, rows, depth)
+    panel = _panel(p, rows)
+    team = threads.team(10.0 * w.size, p.groups * -(-rows // panel))
+    parallel(_pack, team, w.reshape(-1), 0, depth, u, panel, 1, p.groups, rows, depth)
 
 
 def _pieces(p, pixels, rows):
     """Pieces of work of one image."""
-    return p.groups * -(-pixels // (_BLOCK * VECTOR_BYTES // itemsize(p.dtype))) * -(-rows // _panel(p))
+    return p.groups * -(-pixels // (_BLOCK * VECTOR_BYTES // itemsize(p.dtype))) * -(-rows // _panel(p, rows))
 
 
 # Flops' worth of time, measured: beginning and storing a tile, one output turned into its place, packing an element.
@@ -265,15 +275,15 @@ def forward(p, x, w, b, z, y, scratch, u=None):
         if copy.needed:
             conv_copy.write(copy, team, x, image, count, grid, copies)
         args = (sizes, copy.plane, image, count, *_layout(p, grid, copy, p.cg), work)
-        parallel(_convolve, team, copies if copy.needed else x, u, b, z.reshape(-1), code_of(p), y, *args)
+        parallel(
+            _convolve, team, copies if copy.needed else x, u, _panel(p, p.og), b, z.reshape(-1), code_of(p), y, *args
+        )
 
 
 @njit
-def _pack_reversed(counter, thread, w, taps, groups, rows, sources, kernel, u):
+def _pack_reversed(counter, thread, w, taps, groups, rows, sources, kernel, u, size):
     """u = the packed weights of one grid of the input gradient, of which w has rows and sources exchanged."""
-    width = lanes(w)
-    size = TILE_VECS * width
-    panels = (rows + size - 1) // size
+    panels, stride = (rows + size - 1) // size, TILE_VECS * lanes(w)
     parts = (sources + _SOURCES - 1) // _SOURCES
     zero = w.dtype.type(0)
     while True:
@@ -284,16 +294,16 @@ def _pack_reversed(counter, thread, w, taps, groups, rows, sources, kernel, u):
         group, row = panel // panels, panel % panels * size
         count = min(size, rows - row)
         for source in range(first, min(sources, first + _SOURCES)):
-            at = (panel * sources + source) * taps.size * size
-            for t in range(0, taps.size * size, 16):
-                prefetch_to_write(u, at + taps.size * size + t)
+            at = (panel * sources + source) * taps.size * stride
+            for t in range(0, taps.size * stride, 16):
+                prefetch_to_write(u, at + taps.size * stride + t)
             for t in range(taps.size):
                 here = ((group * sources + source) * rows + row) * kernel + taps[t]
                 for r in range(count):
                     u[at + r] = item(w, here + r * kernel)
                 for r in range(count, size):
                     u[at + r] = zero
-                at += size
+                at += stride
 
 
 # Sources that a thread packs at a time.
@@ -374,11 +384,11 @@ def grad_input(p, gy, w, gx, scratch):
             conv_copy.write(copy, team, gy, image, count, grids[0], copies)
         for grid, of_grid in zip(grids, copies_of_grids, strict=True):
             if image == 0 or len(grids) > 1:
-                parallel(_pack_reversed, team, w, grid.taps, p.groups, p.cg, p.og, p.kh * p.kw, u)
+                parallel(_pack_reversed, team, w, grid.taps, p.groups, p.cg, p.og, p.kh * p.kw, u, _panel(p, p.cg))
             target, first = (gx, image) if grid.dense else (spread, 0)
             args = (conv_taps.sizes(p, grid, p.cg, p.og), copy.plane, first, count)
             layout = _layout(p, grid, of_grid, p.og)
-            parallel(_convolve, team, source, u, none, none, 0, target, *args, *layout, work)
+            parallel(_convolve, team, source, u, _panel(p, p.cg), none, none, 0, target, *args, *layout, work)
             if not grid.dense:
                 first = image * p.c * p.h * p.w + grid.first_y * p.w + grid.first_x
                 args = (count * p.c, grid.rows, grid.columns, first, (grid.step_y, grid.step_x))
@@ -447,9 +457,9 @@ def grad_weight(p, x, gy, gw, scratch):
             # Whole images, or a part of one.
             depth = pixels if count == images * pixels else count
             start = image * p.o * pixels + first
-            parallel(_pack, team, gy, start, pixels, u, count // depth, p.groups, p.og, depth)
+            parallel(_pack, team, gy, start, pixels, u, _panel(p, p.og), count // depth, p.groups, p.og, depth)
             args = (sizes, copy.plane, 0, 1, places[first : first + count], qs, work)
-            parallel(_convolve, team, source, u, none, none, 0, target, *args)
+            parallel(_convolve, team, source, u, _panel(p, p.og), none, none, 0, target, *args)
             if target is partial:
                 gw.reshape(-1)[:] += partial
             target = partial
