@@ -186,7 +186,7 @@ def _cost(p, grids, channels, rows):
         vectors = grid.rows * -(-grid.columns // width)
         tiles = p.n * p.groups * panels * -(-vectors // TILE_VECS)
         sources = channels // p.groups
-        total += 2.0 * tiles * TILE_ROWS * TILE_VECS * width * sources * grid.taps.size
+        total += 2.08 * tiles * TILE_ROWS * TILE_VECS * width * sources * grid.taps.size
         total += tiles * (_TILE_COST + _CHANNEL_COST * sources)
         total += conv_copy.cost(p, conv_copy.of(p, grid, channels, True)) + 60_000
         if not grid.dense:
