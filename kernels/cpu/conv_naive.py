@@ -95,7 +95,7 @@ def _cost(p):
 
 @kernel("conv2d/naive/cpu", limit=1.0, cost=_cost)
 def forward(p, x, w, b, z, y, scratch):
-    _forward(x, w, b, z.reshape(-1), code_of(p), y, p.stride, p.padding, p.dilation, p.groups)
+    _forward(x, w, b, z if z.ndim == 1 else z.reshape(-1), code_of(p), y, p.stride, p.padding, p.dilation, p.groups)
 
 
 @kernel("conv2d_grad_input/naive/cpu", limit=1.0, cost=_cost)
