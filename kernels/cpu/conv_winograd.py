@@ -42,14 +42,11 @@ from fastconv.kernels.cpu.simd import (
     store_first,
 )
 from fastconv.kernels.cpu.team import parallel, take
-from fastconv.kernels.cpu.tiles import outer, row_offsets, spaced, store_whole, zeros
 from fastconv.kernels.cpu.winograd_matrices import TAPS
 from fastconv.kernels.cpu.winograd_transforms import (
-    add_product,
     address,
     gather_weights,
-    no_rows,
-    store_column,
+    multiply,
     transform_input,
     transform_output,
     transform_weights,
@@ -70,6 +67,9 @@ _GRADIENT_BYTES = 24 * 2**20
 
 # Channels summed up before they are added to those before them: short sums of short sums round less than one long one.
 _DEPTH = 128
+
+# As many elements as a tile has vectors, which is what the length of a tuple says.
+_MOST = (0,) * TILE_VECS
 
 # Elements that a prefetch is expected to bring: a cache line of float32.
 _LINE = 16
@@ -185,46 +185,20 @@ def _transform_region(
             transform_input(edge, overlap, here, further, stride, low, high, y, height, v, to, v_plane)
 
 
-def _make_multiply(vecs, one_more):
-    @inner
-    def multiply(u, u_at, v, v_at, v_row, depth, out, to, row):
-        """out.flat[to + r·row :] = Σ_c u.flat[u_at + c·TILE_ROWS + r] · v.flat[v_at + c·v_row :] for `vecs` vectors.
-
-        And for one tile more, if `one_more`.
-        """
-        width = lanes(v)
-        for start in range(0, depth, _DEPTH):
-            tile = zeros(v, TILE_ROWS, vecs)
-            rows = row_offsets(tile, TILE_ROWS, 1)
-            column = no_rows(v)
-            for c in range(start, min(start + _DEPTH, depth)):
-                a, first = u_at + c * TILE_ROWS, v_at + c * v_row
-                tile = outer(tile, u, a, rows, v, spaced(tile, first, width))
-                if one_more:
-                    column = add_product(column, u, a, v, first + vecs * width)
-            store_whole(tile, out, to, row, start > 0)
-            if one_more:
-                store_column(column, out, to + vecs * width, row, start > 0)
-
-    return multiply
-
-
-_one, _two, _three = (_make_multiply(vecs, False) for vecs in (1, 2, 3))
-_one_more = _make_multiply(TILE_VECS, True)
-
-
 @inner
-def _multiply(tiles, *args):
-    """The product for as many vectors as `tiles` fill."""
-    width = lanes(args[0])
-    if tiles > TILE_VECS * width:
-        _one_more(*args)
-    elif TILE_VECS == 3 and tiles > 2 * width:
-        _three(*args)
-    elif tiles > width:
-        _two(*args)
-    else:
-        _one(*args)
+def _multiply(tiles, u, u_at, v, v_at, v_row, depth, out, to, row):
+    """out.flat[to + r·row :] = Σ_c u.flat[u_at + c·TILE_ROWS + r] · v.flat[v_at + c·v_row :] for `tiles` tiles."""
+    width = lanes(v)
+    for start in range(0, depth, _DEPTH):
+        args = (u, u_at + start * TILE_ROWS, v, v_at + start * v_row, v_row, min(_DEPTH, depth - start), out, to, row)
+        if tiles > TILE_VECS * width:
+            multiply(_MOST, (0,), *args, start > 0)
+        elif TILE_VECS == 3 and tiles > 2 * width:
+            multiply((0, 0, 0), (), *args, start > 0)
+        elif tiles > width:
+            multiply((0, 0), (), *args, start > 0)
+        else:
+            multiply((0,), (), *args, start > 0)
 
 
 @inner

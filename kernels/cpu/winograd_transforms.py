@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from fastconv.kernels.cpu import emit
 from fastconv.kernels.cpu.emit import I1, I32, I64
 from fastconv.kernels.cpu.host import MASKS, TILE_ROWS
-from fastconv.kernels.cpu.simd import Vec, vec_of
+from fastconv.kernels.cpu.simd import vec_of
 from fastconv.kernels.cpu.winograd_matrices import POINTS, TAPS, matrices
 
 
@@ -294,37 +294,66 @@ def gather_weights(typingctx, edge, products, at, plane, gw, to, count):
 
 
 @intrinsic
-def no_rows(typingctx, x):
-    """A zero for each row of a tile of array x's dtype: one column, as a vector."""
-    rows = Vec(vec_of(x).dtype, TILE_ROWS)
-    return rows(x), lambda context, b, sig, args: ir.Constant(emit.vector(rows), None)
+def multiply(typingctx, vecs, more, u, i, v, j, v_row, steps, y, to, row, accumulate):
+    """y.flat[to + r·row + k :] = (or += if accumulate) Σ_c u.flat[i + c·TILE_ROWS + r] · v.flat[j + c·v_row + k].
 
-
-@intrinsic
-def add_product(typingctx, column, a, i, x, j):
-    """column + a.flat[i : i + TILE_ROWS] · x.flat[j]: the rank-1 update of a single column."""
-
-    def codegen(context, b, sig, args):
-        old, a_array, row, x_array, place = args
-        rows = emit.load(b, emit.pointer(context, b, sig.args[1], a_array, row), emit.vector(column))
-        value = b.load(emit.pointer(context, b, sig.args[3], x_array, place))
-        return emit.fma(b, rows, emit.splat(b, value, column.lanes), old)
-
-    return column(column, a, types.intp, x, types.intp), codegen
-
-
-@intrinsic
-def store_column(typingctx, column, y, i, stride, accumulate):
-    """y.flat[i + r·stride] = (or += if accumulate) the column's element r."""
+    For r < TILE_ROWS, c < steps, which is at least 1, and the k of as many vectors as `vecs` has elements, and of one
+    element more if `more` has any. Emitted as a whole loop, because the statements of one take Numba several times as
+    long to compile.
+    """
+    vec = vec_of(v)
+    count, width = len(vecs), vec.lanes
 
     def codegen(context, b, sig, args):
-        value, array, first, step, adding = args
-        zero = ir.Constant(value.type.element, 0.0)
-        for r in range(column.lanes):
-            pointer = emit.pointer(context, b, sig.args[1], array, b.add(first, b.mul(step, I64(r))))
-            # What is not added to may hold NaN.
-            former = b.select(adding, b.load(pointer), zero)
-            b.store(b.fadd(b.extract_element(value, I32(r)), former), pointer)
+        _, _, u_array, first_u, v_array, first_v, v_step, end, y_array, first_y, y_step, adding = args
+        _, _, u_type, _, v_type, _, _, _, y_type, _, _, _ = sig.args
+        vector, element = emit.vector(vec), emit.element(vec.dtype)
+        column = ir.VectorType(element, TILE_ROWS)
+        of_u = emit.pointer(context, b, u_type, u_array, first_u)
+        of_v = emit.pointer(context, b, v_type, v_array, first_v)
+        before, loop, after = b.basic_block, b.append_basic_block("step"), b.append_basic_block("summed")
+        b.branch(loop)
+        b.position_at_end(loop)
+        c = b.phi(I64)
+        c.add_incoming(I64(0), before)
+        sums = [b.phi(vector) for _ in range(TILE_ROWS * count)] + [b.phi(column) for _ in range(len(more))]
+        for total in sums:
+            total.add_incoming(ir.Constant(total.type, None), before)
+        rows, columns = b.gep(of_u, [b.mul(c, I64(TILE_ROWS))]), b.gep(of_v, [b.mul(c, v_step)])
+        values = [emit.load(b, b.gep(columns, [I64(k * width)]), vector) for k in range(count)]
+        new = []
+        for r in range(TILE_ROWS):
+            factor = emit.splat(b, b.load(b.gep(rows, [I64(r)])), width)
+            new += [emit.fma(b, factor, value, sums[r * count + k]) for k, value in enumerate(values)]
+        if len(more):
+            single = emit.splat(b, b.load(b.gep(columns, [I64(count * width)])), TILE_ROWS)
+            new.append(emit.fma(b, emit.load(b, rows, column), single, sums[-1]))
+        following = b.add(c, I64(1))
+        c.add_incoming(following, loop)
+        for total, value in zip(sums, new, strict=True):
+            total.add_incoming(value, loop)
+        b.cbranch(b.icmp_signed("<", following, end), loop, after)
+        b.position_at_end(after)
+        places = [
+            emit.pointer(context, b, y_type, y_array, b.add(b.add(first_y, I64(k * width)), b.mul(y_step, I64(r))))
+            for r in range(TILE_ROWS)
+            for k in range(count)
+        ]
+        with b.if_else(adding) as (then, otherwise):
+            with then:
+                for place, value in zip(places, new, strict=False):
+                    emit.store(b, place, b.fadd(value, emit.load(b, place, vector)))
+            with otherwise:
+                for place, value in zip(places, new, strict=False):
+                    emit.store(b, place, value)
+        if len(more):
+            for r in range(TILE_ROWS):
+                place = b.add(b.add(first_y, I64(count * width)), b.mul(y_step, I64(r)))
+                pointer = emit.pointer(context, b, y_type, y_array, place)
+                # What is not added to may hold NaN.
+                former = b.select(adding, b.load(pointer), ir.Constant(element, 0.0))
+                b.store(b.fadd(b.extract_element(new[-1], I32(r)), former), pointer)
         return context.get_dummy_value()
 
-    return types.void(column, y, types.intp, types.intp, types.boolean), codegen
+    intp = types.intp
+    return types.void(vecs, more, u, intp, v, intp, intp, intp, y, intp, intp, types.boolean), codegen
