@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from helpers import HERE, HOSTS
 
-from fastconv.kernels.cpu.jit import inner
+from fastconv.kernels.cpu.jit import njit
 from fastconv.kernels.cpu.simd import fma, load, store
 from fastconv.machine import machine
 
 
-@inner
+@njit
 def probe(x, y):
     store(y, 0, fma(load(x, 0), load(x, 0), load(y, 0)))
 

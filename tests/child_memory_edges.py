@@ -14,7 +14,7 @@ from helpers import DTYPES, last_thread_first
 
 from fastconv import testing, threads
 from fastconv.functional import output_shapes
-from fastconv.kernels.cpu.jit import inner
+from fastconv.kernels.cpu.jit import njit
 from fastconv.kernels.cpu.simd import lanes, load, splat, store
 
 PAGE = mmap.PAGESIZE
@@ -102,7 +102,7 @@ def grid():
     print(f"ran {count}")
 
 
-@inner
+@njit
 def read(x, i):
     """One vector at x.flat[i:], which leaves x if i is wrong by one."""
     v = load(x, i)
@@ -111,7 +111,7 @@ def read(x, i):
     return y.sum()
 
 
-@inner
+@njit
 def write(x, i):
     store(x, i, splat(x, 1.0))
 
@@ -136,7 +136,7 @@ def mistake(mode, wrong):
     print("survived", flush=True)
 
 
-@inner
+@njit
 def lanes_of(x):
     return lanes(x)
 

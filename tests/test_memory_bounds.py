@@ -62,7 +62,7 @@ def call():
     functional.conv2d_grad_input(x.shape, weight, y, padding=kernel // 2)
     functional.conv2d_grad_weight(x, weight.shape, y, padding=kernel // 2)
 
-for _ in range(300):
+for _ in range(1000):
     call()
 before = resident()
 for _ in range(1000):

@@ -40,8 +40,8 @@ from fastconv.kernels.cpu.tiles import (
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
-# Most bytes of turned planes: they are read once for every TILE_ROWS output channels.
-_PLANES_BYTES = 2**19
+# Most elements of an image's planes of a group: turned, 512 KiB of 64-byte vectors, read for every TILE_ROWS outputs.
+_PLANES = 8192
 
 # Output channels for which a lower tile is worth compiling, such as LeNet-5's six.
 FEW_ROWS = TILE_ROWS * 3 // 4
@@ -184,9 +184,9 @@ def _work_size(p, grid, sources):
 def _unsupported(p, grids, sources):
     if len(grids) != 1 or not grids[0].dense:
         return f"stride {p.stride}, needs 1"
-    size = _work_size(p, grids[0], sources)[0] * itemsize(p.dtype)
-    if size > _PLANES_BYTES:
-        return f"planes of {size} bytes for a vector of images, needs at most {_PLANES_BYTES}"
+    size = sources * grids[0].in_h * _layout(p, grids[0])[1]
+    if size > _PLANES:
+        return f"planes of {size} elements in a group of an image, needs at most {_PLANES}"
     return None
 
 

@@ -152,6 +152,8 @@ def njit(function):
 def inner(function):
     """Like `njit` for functions that only other kernels call: inlined into each caller, and not cached alone.
 
+    Never to be called from Python, for which it has no entry.
+
     A call that is not inlined passes every array as seven numbers, which takes longer than many a small loop.
     """
     return numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
