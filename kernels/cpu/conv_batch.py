@@ -191,7 +191,7 @@ def _unsupported(p, grids, sources):
 
 
 # Flops' worth of time, measured: turning a vector, beginning and storing a tile.
-_TURN_COST = 250
+_TURN_COST = 450
 _TILE_COST = 1_500
 
 
