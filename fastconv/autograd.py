@@ -188,7 +188,7 @@ class Variable:
     def _is_exclusive(self) -> bool:
         """Whether nobody else holds the array or a view of it, so that `_version` tells of every change."""
         # Two references: this tensor's and the argument's.
-        return self._array.base is None and sys.getrefcount(self._array) == 2
+        return is_own(self._array) and sys.getrefcount(self._array) == 2
 
     def _is_recorded(self) -> bool:
         """Whether an operation on this tensor belongs on the tape."""
@@ -212,7 +212,7 @@ class Variable:
 
     def _is_like(self, g: Array) -> bool:
         """Whether `g` is what a gradient of this tensor is stored as."""
-        return g.dtype == self._array.dtype and g.flags.c_contiguous and g.flags.writeable
+        return type(g) is np.ndarray and g.dtype == self._array.dtype and g.flags.carray
 
     def _check_change(self, result: Variable) -> None:
         """RuntimeError or TypeError if this tensor may not become `result` in place."""

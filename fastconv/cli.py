@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -145,6 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--ops and --seconds are for --tune")
         if args.seconds is not None and not 0 < args.seconds < math.inf:
             parser.error(f"seconds={args.seconds}: needs a positive number")
+        # Every line says what has been compiled.
+        logging.getLogger("fastconv").setLevel(logging.ERROR)
         seconds = warmup(args.dtype or DTYPES, lambda name, taken: print(f"{taken:6.2f} s  {name}", flush=True))
         print(f"{seconds:6.2f} s in all")
         if args.tune:

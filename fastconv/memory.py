@@ -42,12 +42,13 @@ _waiting: dict[int, list[_Block]] = {}
 
 def _give(block: _Block) -> None:
     """Keep a block for the next array. May be called at any point of the program, within `empty` too."""
+    if block.nbytes > MOST_KEPT:
+        return
     kept = sum(size * len(blocks) for size, blocks in list(_waiting.items()))
     if kept + block.nbytes > MOST_KEPT:
         # Sizes that were needed once would otherwise fill the place of those that are needed now.
         _waiting.clear()
-    if block.nbytes <= MOST_KEPT:
-        _waiting.setdefault(block.nbytes, []).append(block)
+    _waiting.setdefault(block.nbytes, []).append(block)
 
 
 def block(nbytes: int) -> Array:

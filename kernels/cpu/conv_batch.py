@@ -42,9 +42,11 @@ from fastconv.registry import kernel
 
 # Most elements of an image's planes of a group: turned, 512 KiB of 64-byte vectors, read for every TILE_ROWS outputs.
 _PLANES = 8192
+# Most elements of an output plane, of which there are TILE_ROWS at a time.
+_PIXELS = 4096
 
 # Output channels for which a lower tile is worth compiling, such as LeNet-5's six.
-FEW_ROWS = TILE_ROWS * 3 // 4
+_FEW_ROWS = TILE_ROWS * 3 // 4
 
 
 @inner
@@ -84,7 +86,7 @@ def _make_compute(vecs, most):
     return compute
 
 
-_all, _few, _one = _make_compute(TILE_VECS, TILE_ROWS), _make_compute(TILE_VECS, FEW_ROWS), _make_compute(1, TILE_ROWS)
+_all, _few, _one = _make_compute(TILE_VECS, TILE_ROWS), _make_compute(TILE_VECS, _FEW_ROWS), _make_compute(1, TILE_ROWS)
 
 
 @inner
@@ -92,7 +94,7 @@ def _compute(whole, n, *args):
     """For n output channels and TILE_VECS pixels, if `whole`, or one."""
     if not whole:
         _one(n, *args)
-    elif n <= FEW_ROWS:
+    elif n <= _FEW_ROWS:
         _few(n, *args)
     else:
         _all(n, *args)
@@ -158,13 +160,18 @@ def _in_rows(grid):
     return replace(grid, dy=grid.dy[order], dx=grid.dx[order], taps=grid.taps[order])
 
 
-@lru_cache(maxsize=1024)
-def _layout(p, grid):
-    """Zero columns before a turned row, its length, taps' offsets, and the first tap and the end for each grid row."""
-    size = VECTOR_BYTES // itemsize(p.dtype)
+def _line(grid):
+    """Zero columns before a turned row, and its length."""
     left = max(0, -int(grid.dx.min()))
     right = max(0, (grid.columns - 1) * grid.read_x + int(grid.dx.max()) - grid.in_w + 1)
-    line = left + grid.in_w + right
+    return left, left + grid.in_w + right
+
+
+@lru_cache(maxsize=1024)
+def _layout(p, grid):
+    """_line, taps' offsets, and the first tap and the end for each grid row."""
+    size = VECTOR_BYTES // itemsize(p.dtype)
+    left, line = _line(grid)
     # Taps that read rows inside of the source stand together.
     reads = np.arange(grid.rows)[:, None] * grid.read_y + grid.dy
     inside = (reads >= 0) & (reads < grid.in_h)
@@ -177,17 +184,18 @@ def _layout(p, grid):
 def _work_size(p, grid, sources):
     """Elements of a thread's turned planes, and of its sums."""
     size = VECTOR_BYTES // itemsize(p.dtype)
-    planes = sources * grid.in_h * _layout(p, grid)[1] * size + size * size
+    planes = sources * grid.in_h * _line(grid)[1] * size + size * size
     return planes, TILE_ROWS * (grid.rows * grid.columns + size) * size
 
 
 def _unsupported(p, grids, sources):
     if len(grids) != 1 or not grids[0].dense:
         return f"stride {p.stride}, needs 1"
-    size = sources * grids[0].in_h * _layout(p, grids[0])[1]
+    (grid,) = grids
+    size, pixels = sources * grid.in_h * _line(grid)[1], grid.rows * grid.columns
     if size > _PLANES:
         return f"planes of {size} elements in a group of an image, needs at most {_PLANES}"
-    return None
+    return f"output planes of {pixels} elements, needs at most {_PIXELS}" if pixels > _PIXELS else None
 
 
 # Flops' worth of time, measured: turning a vector, beginning and storing a tile.
@@ -199,7 +207,7 @@ def _cost(p, grid, rows, sources):
     width = VECTOR_BYTES // itemsize(p.dtype)
     _, line, _, firsts, lasts = _layout(p, grid)
     blocks, panels = p.groups * -(-p.n // width), -(-rows // TILE_ROWS)
-    padded = panels * TILE_ROWS - (TILE_ROWS - FEW_ROWS) * (0 < rows % TILE_ROWS <= FEW_ROWS)
+    padded = panels * TILE_ROWS - (TILE_ROWS - _FEW_ROWS) * (0 < rows % TILE_ROWS <= _FEW_ROWS)
     tiles = -(-grid.columns // TILE_VECS) * panels * blocks
     columns = -(-grid.columns // TILE_VECS) * TILE_VECS
     steps = 2.1 * padded * width * columns * blocks * sources * float((lasts - firsts).sum())

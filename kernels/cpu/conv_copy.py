@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fastconv.kernels.cpu.host import VECTOR_BYTES
+from fastconv.kernels.cpu.host import LINE, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import njit
 from fastconv.kernels.cpu.simd import (
     even_lanes,
@@ -26,8 +26,7 @@ from fastconv.kernels.cpu.simd import (
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.problem import itemsize
 
-# Elements that a prefetch is expected to bring, a cache line of float32, and how many rows ahead it is asked for.
-_LINE = 16
+# Rows ahead of which lines are asked for.
 _AHEAD = 4
 
 # Bytes of copies made at a time: as many images as fit, at least one.
@@ -125,7 +124,7 @@ def _write(counter, thread, x, shape, image0, images, in_h, in_w, copies):
         for r in range(height):
             y = top + r
             # Another thread has read these lines since they were written: fetching them back takes a while.
-            for u in range(0, step * line, _LINE):
+            for u in range(0, step * line, LINE):
                 prefetch_to_write(copies, (piece * height + r + _AHEAD) * step * line + u)
             for f in range(step):
                 row = (piece * height + r) * step * line + f * line

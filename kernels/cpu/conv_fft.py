@@ -53,11 +53,10 @@ _TILE_BYTES = 4 * 2**20
 _WEIGHT_BYTES = 16 * 2**20
 
 
-_height_of = inner(height_of)
-
-
 # Rounding is that of sums over a tile; sums of fewer taps are expected to round less.
 _LEAST_TAPS = 10
+
+_height_of = inner(height_of)
 
 
 @inner
@@ -378,11 +377,11 @@ def _weight_cost(width, p, backwards):
     return _WEIGHT_COST[width] * plan.panel * plan.panels * p.groups + again * inputs
 
 
-def _register(width, limit):
+def _register(width):
     def register(op, backwards):
         return kernel(
             f"{op}/fft_{width}/cpu",
-            limit=limit,
+            limit=1.0,
             spread=height_of(width) - 1,
             cost=lambda p: _cost(width, p, backwards),
             scratch=lambda p: _plan(width, p, backwards).work + _own(width, p, backwards),
@@ -408,5 +407,5 @@ def _own(width, p, backwards):
     return plan.at_once[0] * plan.at_once[1] * plan.panel
 
 
-for _width, _limit in ((16, 1.0), (32, 1.0), (64, 1.0)):
-    _register(_width, _limit)
+for _width in (16, 32, 64):
+    _register(_width)

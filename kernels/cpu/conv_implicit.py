@@ -4,9 +4,9 @@
 
 A broadcast reads one element from anywhere, so nothing is gathered: strides, dilations and narrow rows cost nothing,
 and only zero padding needs a copy (conv_copy). Weights are packed once (`prepare`): [group][panel][q][P], a panel's
-output channels in rows of P = TILE_VECS vectors. A piece of work is one panel of one block of pixels of
-an image; its sums, [pixel][P], are turned into y's order at the end. Loses where output channels are short of vectors
-or sums are short.
+output channels in rows of P = TILE_VECS vectors. A piece of work is one panel of one block of pixels of an image; its
+sums, [pixel][P], are turned into y's order at the end. Loses where output channels are short of vectors or sums are
+short.
 
 The input gradient is the same sum on other grids (conv_taps). So is the weight gradient, with the two places exchanged:
 its q's are what pixels are above, and gy is packed as weights are.
@@ -25,7 +25,7 @@ from fastconv import threads
 from fastconv.kernels.cpu import conv_copy, conv_taps
 from fastconv.kernels.cpu.epilogue import code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
-from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
+from fastconv.kernels.cpu.host import LINE, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import flush_denormals, item, lanes, prefetch_to_write, restore_denormals
 from fastconv.kernels.cpu.team import parallel, take
@@ -51,6 +51,10 @@ _DEPTH = 1024
 
 # Elements of all panels' weights up to which a block of pixels meets them all before the next block.
 _WEIGHTS = 64 * 1024
+
+# Sources of the input gradient's weights that a thread packs at a time, and bytes of output gradients that are.
+_SOURCES = 16
+_PACKED_BYTES = 8 * 2**20
 
 
 def _make_compute(vecs):
@@ -116,7 +120,7 @@ def _convolve(counter, thread, x, w, size, bias, z, code, y, sizes, plane, image
         to = ((image0 + image) * groups * rows + o) * pixels + first
         for r in range(channels):
             # What `_write` will write, while there is time.
-            for u in range(0, count, 16):
+            for u in range(0, count, LINE):
                 prefetch_to_write(y, to + r * pixels + u)
         for q in range(0, depth, _DEPTH):
             steps = min(_DEPTH, depth - q)
@@ -150,7 +154,7 @@ def _pack(counter, thread, w, start, row, u, size, images, groups, rows, depth):
         group, o = panel // panels, panel % panels * size
         at, first = (panel * images + image) * depth * stride, start + ((image * groups + group) * rows + o) * row
         for k in range(0, depth, width):
-            for t in range(0, width * stride, 16):
+            for t in range(0, width * stride, LINE):
                 prefetch_to_write(u, at + (k + width) * stride + t)
             for v in range(0, size, width):
                 left = rows - o - v
@@ -217,10 +221,12 @@ def _pieces(p, pixels, rows):
     return p.groups * -(-pixels // (_BLOCK * VECTOR_BYTES // itemsize(p.dtype))) * -(-rows // _panel(p, rows))
 
 
-# Flops' worth of time, measured: beginning and storing a tile, one output turned into its place, packing an element.
+# Flops' worth of time, measured: beginning and storing a tile, one output turned into its place, packing an element,
+# and writing one at a stride.
 _TILE_COST = 1_500
 _OUTPUT_COST = 20
 _PACK_COST = 40
+_SPREAD_COST = 40
 
 
 def _product_cost(p, images, pixels, rows, depth):
@@ -295,7 +301,7 @@ def _pack_reversed(counter, thread, w, taps, groups, rows, sources, kernel, u, s
         count = min(size, rows - row)
         for source in range(first, min(sources, first + _SOURCES)):
             at = (panel * sources + source) * taps.size * stride
-            for t in range(0, taps.size * stride, 16):
+            for t in range(0, taps.size * stride, LINE):
                 prefetch_to_write(u, at + taps.size * stride + t)
             for t in range(taps.size):
                 here = ((group * sources + source) * rows + row) * kernel + taps[t]
@@ -304,10 +310,6 @@ def _pack_reversed(counter, thread, w, taps, groups, rows, sources, kernel, u, s
                 for r in range(count, size):
                     u[at + r] = zero
                 at += stride
-
-
-# Sources that a thread packs at a time.
-_SOURCES = 16
 
 
 @lru_cache(maxsize=1024)
@@ -356,10 +358,6 @@ def _input_gradient_cost(p):
     return total + (conv_copy.cost(p, _gradient_copy(p)[0]) if grids else 0)
 
 
-# The same for an element written at a stride.
-_SPREAD_COST = 40
-
-
 @kernel(
     "conv2d_grad_input/implicit/cpu",
     limit=1.0,
@@ -393,10 +391,6 @@ def grad_input(p, gy, w, gx, scratch):
                 first = image * p.c * p.h * p.w + grid.first_y * p.w + grid.first_x
                 args = (count * p.c, grid.rows, grid.columns, first, (grid.step_y, grid.step_x))
                 parallel(_spread, team, spread, *args, gx, p.w, p.h * p.w)
-
-
-# Bytes of packed output gradients at a time.
-_PACKED_BYTES = 8 * 2**20
 
 
 def _pixels_at_once(p):

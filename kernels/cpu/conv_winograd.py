@@ -27,7 +27,7 @@ from fastconv import threads
 from fastconv.kernels.cpu import gemm
 from fastconv.kernels.cpu.epilogue import RELU, code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS
-from fastconv.kernels.cpu.host import MASKS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
+from fastconv.kernels.cpu.host import LINE, MASKS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import (
     flush_denormals,
@@ -70,9 +70,6 @@ _DEPTH = 128
 
 # As many elements as a tile has vectors, which is what the length of a tuple says.
 _MOST = (0,) * TILE_VECS
-
-# Elements that a prefetch is expected to bring: a cache line of float32.
-_LINE = 16
 
 
 @inner
@@ -158,7 +155,7 @@ def _transform_region(
             to = v_at + c * v_row + tile
             for i in range(alpha):
                 # The same lines of the next channel, too far away for the processor to foresee.
-                for u in range(0, length * m + len(overlap), _LINE):
+                for u in range(0, length * m + len(overlap), LINE):
                     prefetch(x, corner + plane + i * in_w + u)
             # Where lanes go on from one row of tiles to the next, or cannot be masked, they are copied together.
             joined = k + 1 < count and runs[k * _RUN + _RUN] == tile
@@ -255,7 +252,7 @@ def _expect(edge, y, target, runs, count, rows, sizes):
             image, ty, tx = runs[k * _RUN + 3], runs[k * _RUN + 4] * m, runs[k * _RUN + 5] * m
             to = ((image * groups * all_rows + target + r) * out_h + ty) * out_w + tx
             for i in range(m):
-                for u in range(0, runs[k * _RUN + 2] * m, _LINE):
+                for u in range(0, runs[k * _RUN + 2] * m, LINE):
                     prefetch_to_write(y, to + i * out_w + u)
 
 

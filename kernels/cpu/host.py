@@ -44,3 +44,7 @@ LANE_ROWS, LANE_VECS = (4, 6) if VECTOR_REGISTERS == 32 else (3, 3)
 def isa() -> str:
     """The instruction set the kernels are compiled for, in a word."""
     return "AVX-512" if AVX512 else "AVX2+FMA" if AVX2 else "NEON" if ARM64 else "SSE" if X86 else "generic"
+
+
+# Elements of float32 in a cache line: what one prefetch is expected to bring.
+LINE = 16

@@ -1,4 +1,4 @@
-"""Winograd's transforms as straight-line vector code, emitted from the matrices of winograd_matrices.
+"""Winograd's transforms as straight-line vector code, emitted from the matrices of winograd_matrices, and its product.
 
 The lanes of a vector are tiles: one intrinsic transforms as many tiles as a vector has lanes. It is emitted as a whole
 because hundreds of Numba statements compile for seconds. The size m of F(m×m, 3×3) is the length of the tuple `edge`.
