@@ -54,10 +54,11 @@ from fastconv.kernels.cpu.winograd_transforms import (
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
-# A piece of a region, what one transform does, is at most a vector of tiles; a run is those that lie in one row of
-# tiles. Of a run is known: the number of the piece's first tile in the region, its own first lane in the piece, how
-# many tiles, and the first one's image, row and column.
-_RUN = 6
+# What one transform does is two halves of a vector of tiles, each a run of tiles in one row of tiles. Known of a half:
+# its first tile's number in the region; where its input begins in a first channel, which of its elements and lines are
+# inside, and its first line; where its output begins in a first channel, how many elements and lines that has.
+_TILE, _SOURCE, _LOW, _HIGH, _Y, _TARGET, _ELEMENTS, _LINES = range(8)
+_HALF = 8
 
 # Most bytes of transformed weights at a time when nobody keeps them.
 _WEIGHT_BYTES = 16 * 2**20
@@ -86,100 +87,69 @@ def _strides(tiles, sources, width):
 
 
 @inner
-def _list_runs(runs, first, count, width, tiles_y, tiles_x):
-    """Write the runs of tiles first … first + count − 1 into `runs`; returns how many.
+def _list_halves(edge, overlap, halves, first, count, width, tiles_y, tiles_x, source, target):
+    """Write the halves of tiles first … first + count − 1 into `halves`; returns how many.
 
-    Pieces end with a row of tiles, so that they need no copies, unless rows are short of half a vector.
+    source: channels, height, width, and the first tile's line and column; target: channels, height, width.
     """
-    number, tile, end, lane = 0, first, first + count, 0
+    channels, in_h, in_w, top, left = source
+    rows, out_h, out_w = target
+    m = len(edge)
+    number, tile, end = 0, first, first + count
     while tile < end:
-        x, row = tile % tiles_x, tile // tiles_x
-        length = min(end - tile, width - lane, tiles_x - x)
-        at = number * _RUN
-        runs[at], runs[at + 1], runs[at + 2] = tile - first - lane, lane, length
-        runs[at + 3], runs[at + 4], runs[at + 5] = row // tiles_y, row % tiles_y, x
+        tx, row = tile % tiles_x, tile // tiles_x
+        image, ty = row // tiles_y, row % tiles_y
+        length = min(end - tile, width // 2, tiles_x - tx)
+        y, x = top + ty * m, left + tx * m
+        at = number * _HALF
+        halves[at + _TILE] = tile - first
+        halves[at + _SOURCE] = (image * channels * in_h + y) * in_w + x
+        halves[at + _LOW], halves[at + _HIGH] = -x, min(in_w - x, length * m + len(overlap))
+        halves[at + _Y] = y
+        halves[at + _TARGET] = (image * rows * out_h + ty * m) * out_w + tx * m
+        halves[at + _ELEMENTS], halves[at + _LINES] = min(length * m, out_w - tx * m), min(m, out_h - ty * m)
         number += 1
         tile += length
-        lane += length
-        if lane == width or 2 * tiles_x > width:
-            lane = 0
     return number
 
 
 @inner
-def _copy_line(x, row, first, count, in_w, inside, buffer, at):
-    """buffer.flat[at + k] = element first + k of a source line at x.flat[row:], zero outside it, for k < count.
-
-    May write up to a vector more.
-    """
+def _copy_half(x, corner, low, high, y, in_w, in_h, lines, buffer, at, line):
+    """buffer.flat[at + i·line + k] = element k of line i of a half at x.flat[corner], zero outside, for k < line."""
     width = lanes(x)
-    for k in range(0, count, width):
-        low, high = -first - k, in_w - first - k
-        if not inside:
-            high = low
-        store(buffer, at + k, load_range(x, row + first + k, low, min(high, count - k)))
+    for i in range(lines):
+        inside = y + i >= 0 and y + i < in_h
+        for k in range(0, line, width):
+            last = high - k if inside else low - k
+            store(buffer, at + i * line + k, load_range(x, corner + i * in_w + k, low - k, last))
 
 
 @inner
-def _transform_region(
-    edge,
-    overlap,
-    x,
-    channels,
-    source,
-    sources,
-    in_h,
-    in_w,
-    top,
-    left,
-    runs,
-    count,
-    v,
-    v_at,
-    v_row,
-    v_plane,
-    buffer,
-    line,
-):
-    """V of the tiles of `runs`: `sources` of x's channels from number `source` on."""
+def _transform_region(edge, overlap, x, at, sources, in_h, in_w, halves, count, v, v_at, v_row, v_plane, buffer, line):
+    """V of the tiles of `halves`: `sources` channels of x from x.flat[at] on."""
     m = len(edge)
-    alpha = m + len(overlap)
-    plane = in_h * in_w
-    shifted = buffer + alpha * line
+    lines, plane = m + len(overlap), in_h * in_w
     for c in range(sources):
-        k = 0
-        while k < count:
-            tile, length = runs[k * _RUN], runs[k * _RUN + 2]
-            image, y, first = runs[k * _RUN + 3], top + runs[k * _RUN + 4] * m, left + runs[k * _RUN + 5] * m
-            corner = (image * channels + source + c) * plane + y * in_w + first
-            to = v_at + c * v_row + tile
-            for i in range(alpha):
-                # The same lines of the next channel, too far away for the processor to foresee.
-                for u in range(0, length * m + len(overlap), LINE):
-                    prefetch(x, corner + plane + i * in_w + u)
-            # Where lanes go on from one row of tiles to the next, or cannot be masked, they are copied together.
-            joined = k + 1 < count and runs[k * _RUN + _RUN] == tile
-            here, further, stride = address(x, corner), address(x, corner + m), in_w
-            low, high, height = -first, min(in_w - first, length * m + len(overlap)), in_h
-            if joined or not MASKS:
-                here, stride = address(v, buffer), line
-                further = address(v, shifted) if joined else address(v, buffer + m)
-                while k < count and runs[k * _RUN] == tile:
-                    lane, length = runs[k * _RUN + 1], runs[k * _RUN + 2]
-                    image, y, first = runs[k * _RUN + 3], top + runs[k * _RUN + 4] * m, left + runs[k * _RUN + 5] * m
-                    channel = (image * channels + source + c) * plane
-                    for i in range(alpha):
-                        row = channel + (y + i) * in_w
-                        inside = y + i >= 0 and y + i < in_h
-                        at = i * line + lane * m
-                        _copy_line(x, row, first, length * m + len(overlap), in_w, inside, v, buffer + at)
-                        if joined and len(overlap):
-                            _copy_line(x, row, first + m, length * m, in_w, inside, v, shifted + at)
-                    k += 1
-                low, high, y, height = 0, line, 0, alpha
-            else:
-                k += 1
-            transform_input(edge, overlap, here, further, stride, low, high, y, height, v, to, v_plane)
+        here, to = at + c * plane, v_at + c * v_row
+        for k in range(0, count, 2):
+            # Where there is no second half, the first one takes its place.
+            i, j = k * _HALF, min(k + 1, count - 1) * _HALF
+            # The same lines of the next channel, too far away for the processor to foresee.
+            for half in (i, j):
+                for r in range(lines):
+                    for u in range(0, halves[half + _HIGH], LINE):
+                        prefetch(x, here + plane + halves[half + _SOURCE] + r * in_w + u)
+            corner, low, high, y = here + halves[i + _SOURCE], halves[i + _LOW], halves[i + _HIGH], halves[i + _Y]
+            corner_2, low_2, high_2 = here + halves[j + _SOURCE], halves[j + _LOW], halves[j + _HIGH]
+            y_2, t, t_2 = halves[j + _Y], to + halves[i + _TILE], to + halves[j + _TILE]
+            first, second, stride = address(x, corner), address(x, corner_2), in_w
+            if not MASKS:
+                _copy_half(x, corner, low, high, y, in_w, in_h, lines, v, buffer, line)
+                _copy_half(x, corner_2, low_2, high_2, y_2, in_w, in_h, lines, v, buffer + lines * line, line)
+                first, second, stride = address(v, buffer), address(v, buffer + lines * line), line
+            transform_input(
+                edge, overlap, first, low, high, y, second, low_2, high_2, y_2, stride, in_h, v, t, t_2, v_plane
+            )
 
 
 @inner
@@ -199,61 +169,58 @@ def _multiply(tiles, u, u_at, v, v_at, v_row, depth, out, to, row):
 
 
 @inner
+def _copy_out(products, buffer, line, y, to, elements, lines, out_w):
+    width = lanes(y)
+    for i in range(lines):
+        for u in range(0, elements, width):
+            store_first(y, to + i * out_w + u, load(products, buffer + i * line + u), elements - u)
+
+
+@inner
 def _store_region(
-    edge, products, at, row, plane, bias, bias_at, floor, z, code, y, target, runs, count, rows, sizes, buffer, line
-):
-    """Transform `rows` output channels of a region back, add their bias, and z, and write them, activated."""
-    groups, all_rows, out_h, out_w = sizes[1], sizes[3], sizes[6], sizes[7]
-    m, width = len(edge), lanes(y)
+    edge, products, at, row, plane, bias, bias_at, floor, z, code, y, target, halves, count, rows, out_h, out_w, buffer,
+    line,
+):  # fmt: skip
+    """Transform `rows` output channels of a region back, add their bias, and z, and write them, activated.
+
+    target: where the first of them begins in y.
+    """
+    m = len(edge)
     least = splat(y, floor)
     for r in range(rows):
         shift = splat(y, y.dtype.type(0))
         if bias.size:
             shift = splat(y, bias[bias_at + r])
-        k = 0
-        while k < count:
-            tile, length = runs[k * _RUN], runs[k * _RUN + 2]
-            image, ty, tx = runs[k * _RUN + 3], runs[k * _RUN + 4] * m, runs[k * _RUN + 5] * m
-            corner = ((image * groups * all_rows + target + r) * out_h + ty) * out_w + tx
-            joined = k + 1 < count and runs[k * _RUN + _RUN] == tile
-            direct = MASKS and not joined and ty + m <= out_h
-            here, stride, elements = address(products, buffer), line, m * width
-            if direct:
-                here, stride, elements = address(y, corner), out_w, min(length * m, out_w - tx)
-            transform_output(edge, products, at + r * row + tile, plane, shift, least, here, stride, elements)
-            if direct:
-                k += 1
-                continue
-            while k < count and runs[k * _RUN] == tile:
-                lane, length = runs[k * _RUN + 1], runs[k * _RUN + 2]
-                image, ty, tx = runs[k * _RUN + 3], runs[k * _RUN + 4] * m, runs[k * _RUN + 5] * m
-                corner = ((image * groups * all_rows + target + r) * out_h + ty) * out_w + tx
-                elements = min(length * m, out_w - tx)
-                for i in range(min(m, out_h - ty)):
-                    for u in range(0, elements, width):
-                        value = load(products, buffer + i * line + lane * m + u)
-                        store_first(y, corner + i * out_w + u, value, elements - u)
-                k += 1
+        here, channel = at + r * row, target + r * out_h * out_w
+        for k in range(0, count, 2):
+            i, j = k * _HALF, min(k + 1, count - 1) * _HALF
+            to, elements, lines = channel + halves[i + _TARGET], halves[i + _ELEMENTS], halves[i + _LINES]
+            to_2, elements_2, lines_2 = channel + halves[j + _TARGET], halves[j + _ELEMENTS], halves[j + _LINES]
+            first, second, stride = address(y, to), address(y, to_2), out_w
+            if not MASKS:
+                first, second, stride = address(products, buffer), address(products, buffer + m * line), line
+            transform_output(
+                edge, products, here + halves[i + _TILE], here + halves[j + _TILE], plane, shift, least,
+                first, elements, lines, second, elements_2, lines_2, stride,
+            )  # fmt: skip
+            if not MASKS:
+                _copy_out(products, buffer, line, y, to, elements, lines, out_w)
+                _copy_out(products, buffer + m * line, line, y, to_2, elements_2, lines_2, out_w)
         if code or z.size:
-            for k in range(count):
-                image, ty, tx = runs[k * _RUN + 3], runs[k * _RUN + 4] * m, runs[k * _RUN + 5] * m
-                corner = ((image * groups * all_rows + target + r) * out_h + ty) * out_w + tx
-                for i in range(min(m, out_h - ty)):
-                    finish(y, corner + i * out_w, min(runs[k * _RUN + 2] * m, out_w - tx), z, code)
+            for k in range(0, count * _HALF, _HALF):
+                for i in range(halves[k + _LINES]):
+                    finish(y, channel + halves[k + _TARGET] + i * out_w, halves[k + _ELEMENTS], z, code)
 
 
 @inner
-def _expect(edge, y, target, runs, count, rows, sizes):
-    """Ask for the memory that `_store_region` will write."""
-    groups, all_rows, out_h, out_w = sizes[1], sizes[3], sizes[6], sizes[7]
-    m = len(edge)
-    for r in range(rows):
-        for k in range(count):
-            image, ty, tx = runs[k * _RUN + 3], runs[k * _RUN + 4] * m, runs[k * _RUN + 5] * m
-            to = ((image * groups * all_rows + target + r) * out_h + ty) * out_w + tx
-            for i in range(m):
-                for u in range(0, runs[k * _RUN + 2] * m, LINE):
-                    prefetch_to_write(y, to + i * out_w + u)
+def _expect(y, target, halves, count, first, end, out_h, out_w):
+    """Ask for memory that `_store_region` will write: items first … end − 1 of `count` halves for each channel."""
+    for item in range(first, end):
+        half = item % count * _HALF
+        to = target + item // count * out_h * out_w + halves[half + _TARGET]
+        for i in range(halves[half + _LINES]):
+            for u in range(0, halves[half + _ELEMENTS], LINE):
+                prefetch_to_write(y, to + i * out_w + u)
 
 
 @njit
@@ -263,8 +230,8 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, 
     Output channels are those of `panels` panels from first_panel on; u holds just their weights.
     """
     state = flush_denormals()
-    images, groups, sources, rows, in_h, in_w, _, _, top, left = sizes[:10]
-    tiles_y, tiles_x, tiles, parts, line, size = sizes[10:]
+    images, groups, sources, rows, in_h, in_w, out_h, out_w, top, left = sizes[:10]
+    tiles_y, tiles_x, tiles, parts, size = sizes[10:]
     m, width = len(edge), lanes(x)
     places = (m + 2) * (m + 2)
     every = images * tiles_y * tiles_x
@@ -273,8 +240,8 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, 
     # A thread's memory: V, one panel's products, and a buffer of lines.
     v_at = thread * size
     out_at = v_at + places * v_plane
-    buffer = out_at + places * out_plane
-    runs = np.empty(_RUN * (TILE_VECS + 1) * width, np.int64)
+    buffer, line = out_at + places * out_plane, _line(m, width)
+    halves = np.empty(_HALF * tiles, np.int64)
     held, count = -1, 0
     while True:
         piece = take(counter, thread, groups * regions * parts)
@@ -284,24 +251,26 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, 
         group, region = place // regions, place % regions
         here = min(tiles, every - region * tiles)
         if place != held:
-            count = _list_runs(runs, region * tiles, here, width, tiles_y, tiles_x)
+            source, target = (groups * sources, in_h, in_w, top, left), (groups * rows, out_h, out_w)
+            count = _list_halves(edge, (0, 0), halves, region * tiles, here, width, tiles_y, tiles_x, source, target)
+            at = group * sources * in_h * in_w
             _transform_region(
-                edge, (0, 0), x, groups * sources, group * sources, sources, in_h, in_w, top, left, runs, count,
-                work, v_at, v_row, v_plane, buffer, line,
-            )  # fmt: skip
+                edge, (0, 0), x, at, sources, in_h, in_w, halves, count, work, v_at, v_row, v_plane, buffer, line
+            )
             held = place
         for panel in range(panels * part // parts, panels * (part + 1) // parts):
             r = group * rows + (first_panel + panel) * TILE_ROWS
             n = min(TILE_ROWS, rows - (first_panel + panel) * TILE_ROWS)
-            _expect(edge, y, r, runs, count, n, sizes)
+            to = r * out_h * out_w
             u_at = (group * panels + panel) * places * sources * TILE_ROWS
             for k in range(places):
-                to = out_at + k * out_plane
-                _multiply(here, u, u_at, work, v_at + k * v_plane, v_row, sources, work, to, out_row)
+                _expect(y, to, halves, count, n * count * k // places, n * count * (k + 1) // places, out_h, out_w)
+                product = out_at + k * out_plane
+                _multiply(here, u, u_at, work, v_at + k * v_plane, v_row, sources, work, product, out_row)
                 u_at += sources * TILE_ROWS
             _store_region(
-                edge, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, r, runs, count, n, sizes, buffer,
-                line,
+                edge, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, to, halves, count, n, out_h, out_w,
+                buffer, line,
             )  # fmt: skip
     restore_denormals(state)
 
@@ -347,9 +316,14 @@ class _Plan:
 
 
 @inner
+def _line(m, width):
+    """Elements of a line of a half where it is copied: its tiles' and those beyond them."""
+    return (m // 2 + 1) * width
+
+
 def _buffer_size(m, width):
-    """Elements of the lines that are copied together for one vector of tiles."""
-    return 2 * (m + 2) * (width * m + width)
+    """Elements of the lines that are copied for two halves."""
+    return 2 * (m + 2) * _line.py_func(m, width)
 
 
 @lru_cache(maxsize=1024)
@@ -380,13 +354,12 @@ def _plan(m, p, backwards):
     panels = -(-rows // TILE_ROWS)
     # Pieces enough for threads to end together; a thread transforms a region once for those it does in a row.
     parts = min(panels, max(1, -(-8 * threads.available() // regions)))
-    line = width * m + width
     _, v_plane, _, out_plane = _strides.py_func(tiles, sources, width)
-    size = (m + 2) ** 2 * (v_plane + out_plane) + _buffer_size.py_func(m, width)
+    size = (m + 2) ** 2 * (v_plane + out_plane) + _buffer_size(m, width)
     sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x)
     panel = p.groups * sources * TILE_ROWS * (m + 2) ** 2
     return _Plan(
-        sizes=np.array((*sizes, tiles, parts, line, size), np.int64),
+        sizes=np.array((*sizes, tiles, parts, size), np.int64),
         layout=np.array(layout, np.int64),
         work=threads.available() * size,
         panel=panel,
@@ -486,20 +459,20 @@ def _own(m, p, backwards):
 def _transform_all(counter, thread, edge, overlap, x, channels, source, sources, sizes, first, count, v, at):
     """V of tiles first … first + count − 1, one channel after another until none is left: [place][channel][tile]."""
     state = flush_denormals()
-    in_h, in_w, top, left, tiles_y, tiles_x, v_row = sizes
+    in_h, in_w, top, left, tiles_y, tiles_x, v_row, size = sizes
     m, width = len(edge), lanes(x)
-    runs = np.empty(_RUN * count, np.int64)
-    several = _list_runs(runs, first, count, width, tiles_y, tiles_x)
-    line = width * m + width
+    halves = np.empty(_HALF * count, np.int64)
+    where = channels, in_h, in_w, top, left
+    several = _list_halves(edge, overlap, halves, first, count, width, tiles_y, tiles_x, where, (0, 0, 0))
     # The memory begins with every thread's buffer of lines.
-    buffer = thread * _buffer_size(m, width)
+    buffer = thread * size
     while True:
         c = take(counter, thread, sources)
         if c < 0:
             break
         _transform_region(
-            edge, overlap, x, channels, source + c, 1, in_h, in_w, top, left, runs, several, v, at + c * v_row, v_row,
-            sources * v_row, buffer, line,
+            edge, overlap, x, (source + c) * in_h * in_w, 1, in_h, in_w, halves, several, v, at + c * v_row, v_row,
+            sources * v_row, buffer, _line(m, width),
         )  # fmt: skip
         for k in range((m + 2) * (m + 2)):
             # The product runs over whole vectors of tiles.
@@ -558,7 +531,7 @@ def _shares(m, p):
     # The last tiles of a row are written as a whole vector.
     row = -(-tiles // width) * width + width
     v, d = (places * channels * row for channels in (p.cg, rows))
-    before = threads.available() * _buffer_size.py_func(m, width)
+    before = threads.available() * _buffer_size(m, width)
     return _Shares(tiles, rows, *(-(-size // 16) * 16 for size in (v, d, places * rows * p.cg, before)))
 
 
@@ -607,7 +580,7 @@ def _register_gradient(m, limit):
                         (overlap, x, p.c, group * p.cg, p.cg, (p.h, p.w, -p.padding[0], -p.padding[2]), v_at),
                         ((), gy, p.o, group * p.og + r, rows, (p.oh, p.ow, 0, 0), d_at),
                     ):
-                        sizes = np.array((*plane, tiles_y, tiles_x, row), np.int64)
+                        sizes = np.array((*plane, tiles_y, tiles_x, row, _buffer_size(m, width)), np.int64)
                         args = (array, channels, source, sources, sizes, first, count, scratch, at)
                         parallel(_transform_all, team, edge, overlapping, *args)
                     for k in range(places):

@@ -18,6 +18,17 @@ def vector(ty):
     return ir.VectorType(element(ty.dtype), ty.lanes)
 
 
+def zeros(b, vector, count):
+    """The address, an i64, of `count` vectors of zeros."""
+    kind = ir.ArrayType(vector, count)
+    name = f"fastconv.zeros.{count}.{suffix(vector)}"
+    block = b.module.globals.get(name)
+    if block is None:
+        block = ir.GlobalVariable(b.module, kind, name)
+        block.linkage, block.global_constant, block.initializer = "private", True, ir.Constant(kind, None)
+    return b.ptrtoint(block, I64)
+
+
 def call(b, name, result, args):
     function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
     return b.call(function, args)

@@ -66,7 +66,7 @@ def _from_points(b, matrix, xs):
 
 
 def _shuffle(b, x, y, lanes):
-    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, x.type.count), lanes))
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
 def _every(b, xs, step, first):
@@ -140,13 +140,25 @@ def _bits(b, low, high, lanes):
     return b.trunc(b.and_(below(high), b.not_(below(low))), ir.IntType(lanes))
 
 
-@intrinsic
-def transform_input(typingctx, edge, overlap, lines, shifted, stride, low, high, y, height, v, at, plane):
-    """v.flat[at + (α·i + j)·plane :] = element (i, j) of Bᵀ d B for one vector of tiles d of α×α, α = m + 2.
+def _halves(b, vector):
+    """The lower and the upper half of a vector."""
+    count = vector.type.count
+    return [_shuffle(b, vector, vector, list(range(first, first + count // 2))) for first in (0, count // 2)]
 
-    `lines` is the address of the tiles' first line; element t·m of a line is tile t's first; lines are `stride`
-    elements apart. `shifted` is the same m elements further on: tiles overlap by two, the length of the tuple
-    `overlap`. If that is empty, tiles are m×m and the matrix is A, the one for gradients of outputs.
+
+def _joined(b, low, high):
+    return _shuffle(b, low, high, list(range(2 * low.type.count)))
+
+
+@intrinsic
+def transform_input(
+    typingctx, edge, overlap, lines, low, high, y, lines_2, low_2, high_2, y_2, stride, height, v, at, at_2, plane
+):
+    """v.flat[at + (α·i + j)·plane :] = element (i, j) of Bᵀ d B for half a vector of tiles d of α×α, α = m + 2.
+
+    And v.flat[at_2 + …], written after it, for another half vector of tiles. `lines` is the address of the tiles'
+    first line: element t·m of a line is tile t's first; lines are `stride` elements apart. Tiles overlap by two, the
+    length of the tuple `overlap`; if that is empty, they are m×m and the matrix is A, the one for gradients of outputs.
 
     If MASKS, elements outside of low <= element < high and lines outside of 0 <= y + i < height are zero and their
     memory is not read; else all must be there.
@@ -154,76 +166,121 @@ def transform_input(typingctx, edge, overlap, lines, shifted, stride, low, high,
     m, more = edge.count, len(overlap)
 
     def codegen(context, b, sig, args):
-        _, _, base, further, line, left, right, top, bottom, array, first, step = args
-        vector = emit.vector(vec_of(sig.args[9]))
+        _, _, *halves, line, bottom, array, first, second, step = args
+        halves = halves[:4], halves[4:]
+        vector = emit.vector(vec_of(sig.args[12]))
         count = vector.count
+        half = ir.VectorType(vector.element, count // 2)
         output, _, data = _matrices(m)
         matrix = data if more else [list(column) for column in zip(*output, strict=True)]
         size = m + TAPS - 1
-        starts = [(base, q * count, q * count) for q in range(m)]
-        if more:
-            starts += [(further, q * count, m + q * count) for q in range(m)]
-        if MASKS:
-            masks = [_bits(b, b.sub(left, I64(e)), b.sub(right, I64(e)), count) for _, _, e in starts]
-        rows = []
+        # A line's vectors of each half in turn, and the elements beyond them, both halves' in one vector.
+        beyond = range(0, more, half.count)
+        starts = [(h, q * count, vector) for h in (0, 1) for q in range(m // 2)]
+        starts += [(h, m // 2 * count + e, half) for e in beyond for h in (0, 1)]
+        nothing = emit.zeros(b, vector, m // 2 + 1)
+        masks = [_bits(b, b.sub(halves[h][1], I64(e)), b.sub(halves[h][2], I64(e)), v.count) for h, e, v in starts]
+        masks = [b.bitcast(bits, ir.VectorType(I1, v.count)) for bits, (_, _, v) in zip(masks, starts, strict=True)]
+        columns = [[] for _ in range(m + len(beyond))]
         for i in range(m + more):
-            shift = b.mul(line, I64(i))
-            pointers = [_at(b, start, b.add(shift, I64(offset)), vector) for start, offset, _ in starts]
-            if MASKS:
-                y_here = b.add(top, I64(i))
-                inside = b.and_(b.icmp_signed(">=", y_here, I64(0)), b.icmp_signed("<", y_here, bottom))
-                nothing = ir.IntType(count)(0)
-                kept = [b.bitcast(b.select(inside, bits, nothing), ir.VectorType(I1, count)) for bits in masks]
-                parts = [emit.masked_load(b, p, vector, bits) for p, bits in zip(pointers, kept, strict=True)]
-            else:
-                parts = [emit.load(b, p, vector) for p in pointers]
-            tile = [_every(b, parts[:m] if j < m else parts[m:], m, j % m) for j in range(m + more)]
-            rows.append(_to_points(b, matrix, tile))
-        for j in range(size):
-            for i, value in enumerate(_to_points(b, matrix, [row[j] for row in rows])):
-                place = b.add(first, b.mul(step, I64(i * size + j)))
-                emit.store(b, emit.pointer(context, b, sig.args[9], array, place), value)
+            bases = []
+            for base, _, _, top in halves:
+                place, here = b.add(top, I64(i)), b.add(base, b.mul(line, I64(i * emit.align(vector))))
+                if MASKS:
+                    inside = b.and_(b.icmp_signed(">=", place, I64(0)), b.icmp_signed("<", place, bottom))
+                    here = b.select(inside, here, nothing)
+                bases.append(here)
+            parts = []
+            for (h, e, kind), bits in zip(starts, masks, strict=True):
+                pointer = _at(b, bases[h], I64(e), vector)
+                parts.append(emit.masked_load(b, pointer, kind, bits) if MASKS else emit.load(b, pointer, kind))
+            parts[m:] = [_joined(b, *parts[k : k + 2]) for k in range(m, len(parts), 2)]
+            for column, part in zip(columns, parts, strict=True):
+                column.append(part)
+        # Along the columns while elements lie as in memory, then along the rows.
+        columns = [_to_points(b, matrix, column) for column in columns]
+        for i in range(size):
+            parts = [column[i] for column in columns]
+            tile = [_every(b, parts[:m], m, j) for j in range(m)]
+            for j in range(more):
+                # What a tile shares with the next one: that one's beginning, and the elements beyond.
+                lanes = [k + 1 for k in range(count)]
+                for h in (0, 1):
+                    lanes[(h + 1) * half.count - 1] = count + h * half.count + j % half.count
+                tile.append(_shuffle(b, tile[j], parts[m + j // half.count], lanes))
+            for j, value in enumerate(_to_points(b, matrix, tile)):
+                offset = b.mul(step, I64(i * size + j))
+                for start, part in zip((first, second), _halves(b, value), strict=True):
+                    emit.store(b, emit.pointer(context, b, sig.args[12], array, b.add(start, offset)), part)
         return context.get_dummy_value()
 
     intp = types.intp
-    places = (types.int64, types.int64, intp, intp, intp, intp, intp)
-    return types.void(edge, overlap, *places, v, intp, intp), codegen
+    one = (types.int64, intp, intp, intp)
+    return types.void(edge, overlap, *one, *one, intp, intp, v, intp, intp, intp), codegen
 
 
 @intrinsic
-def transform_output(typingctx, edge, products, at, plane, shift, least, lines, stride, count):
-    """Line i of y = line i of max(Aᵀ [products] A + shift, least) of a vector of tiles.
+def transform_output(
+    typingctx,
+    edge,
+    products,
+    at,
+    at_2,
+    plane,
+    shift,
+    least,
+    lines,
+    elements,
+    height,
+    lines_2,
+    elements_2,
+    height_2,
+    stride,
+):
+    """Line i of y = line i of max(Aᵀ [products] A + shift, least) of half a vector of tiles, and of another half.
 
     It stands i·stride elements after the address `lines`; element t·m + k of it is tile t's element k.
-    products.flat[at + (α·i + j)·plane :] is element (i, j). If MASKS, only the first `count` elements of a line are
-    written; else all m vectors.
+    products.flat[at + (α·i + j)·plane :] is element (i, j). If MASKS, only the first `elements` elements of `height`
+    lines are written; else m / 2 vectors of m lines.
     """
     m = edge.count
 
     def codegen(context, b, sig, args):
-        _, source, first, step, added, floor, base, line, number = args
+        _, source, first, second, step, added, floor, *halves, line = args
+        halves = halves[:3], halves[3:]
         vector = emit.vector(vec_of(sig.args[1]))
+        count = vector.count
+        half = ir.VectorType(vector.element, count // 2)
         output, _, _ = _matrices(m)
         size = m + TAPS - 1
         rows = []
         for i in range(size):
-            places = [b.add(first, b.mul(step, I64(i * size + j))) for j in range(size)]
-            row = [emit.load(b, emit.pointer(context, b, sig.args[1], source, place), vector) for place in places]
+            row = []
+            for j in range(size):
+                offset = b.mul(step, I64(i * size + j))
+                places = [
+                    emit.pointer(context, b, sig.args[1], source, b.add(start, offset)) for start in (first, second)
+                ]
+                row.append(_joined(b, *(emit.load(b, place, half) for place in places)))
             rows.append(_from_points(b, output, row))
         columns = [_from_points(b, output, [row[k] for row in rows]) for k in range(m)]
-        masks = [emit.mask(b, vector.count, None, b.sub(number, I64(q * vector.count))) for q in range(m)]
+        starts = [(base, q * count, number, lines) for base, number, lines in halves for q in range(m // 2)]
+        masks = [_bits(b, I64(0), b.sub(number, I64(e)), count) for _, e, number, _ in starts]
         for i in range(m):
-            for q, value in enumerate(_spread(b, [column[i] for column in columns])):
+            values = _spread(b, [column[i] for column in columns])
+            for value, bits, (base, e, _, lines) in zip(values, masks, starts, strict=True):
                 value = emit.at_least(b, b.fadd(value, added), floor)
-                pointer = _at(b, base, b.add(b.mul(line, I64(i)), I64(q * vector.count)), vector)
+                pointer = _at(b, base, b.add(b.mul(line, I64(i)), I64(e)), vector)
                 if MASKS:
-                    emit.masked_store(b, pointer, value, masks[q])
+                    kept = b.select(b.icmp_signed("<", I64(i), lines), bits, bits.type(0))
+                    emit.masked_store(b, pointer, value, b.bitcast(kept, ir.VectorType(I1, count)))
                 else:
                     emit.store(b, pointer, value)
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(edge, products, intp, intp, shift, least, types.int64, intp, intp), codegen
+    one = (types.int64, intp, intp)
+    return types.void(edge, products, intp, intp, intp, shift, least, *one, *one, intp), codegen
 
 
 @intrinsic
