@@ -7,7 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fastconv import functional, nn, optim, testing
+from fastconv import functional, nn, optim, reference, testing
+from fastconv.kernels.cpu import conv_winograd
 from fastconv.kernels.cpu.winograd_matrices import POINTS, matrices
 from fastconv.problem import ConvProblem
 from fastconv.registry import OPS, kernels
@@ -189,3 +190,14 @@ def test_copies_of_a_layer_keep_their_own(layer):
         other.weight.data.fill_(1.0)
         assert agrees(other)
         assert agrees(layer)
+
+
+@pytest.mark.parametrize("activation", ["", "relu", "tanh"])
+def test_large_outputs_go_past_the_cache(activation):
+    x = np.random.default_rng(6).standard_normal((2, 2, 130, 128), np.float32)
+    w = np.random.default_rng(7).standard_normal((90, 2, 3, 3), np.float32)
+    sums = reference.conv2d(x, w, padding=(2, 2, 1, 1))
+    wanted = {"": sums, "relu": np.maximum(sums, 0), "tanh": np.tanh(sums)}[activation]
+    y = functional.conv2d(x, w, padding=(2, 1), activation=activation, algorithm="winograd_f4")
+    assert y.nbytes > conv_winograd._PAST_THE_CACHE
+    assert np.abs(y - wanted).max() <= 3e-6 * np.abs(sums).max()

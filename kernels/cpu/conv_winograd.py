@@ -34,8 +34,10 @@ from fastconv.kernels.cpu.simd import (
     lanes,
     load,
     load_range,
+    order_stores,
     prefetch,
     prefetch_to_write,
+    quotient,
     restore_denormals,
     splat,
     store,
@@ -66,24 +68,14 @@ _WEIGHT_BYTES = 16 * 2**20
 # The same for the weight gradient's transformed inputs, gradients and products.
 _GRADIENT_BYTES = 24 * 2**20
 
+# Bytes of an output that is written past the cache.
+_PAST_THE_CACHE = 10 * 2**20
+
 # Channels summed up before they are added to those before them: short sums of short sums round less than one long one.
 _DEPTH = 128
 
 # As many elements as a tile has vectors, which is what the length of a tuple says.
 _MOST = (0,) * TILE_VECS
-
-
-@inner
-def _strides(tiles, sources, width):
-    """Elements between rows and planes of V, and between rows and planes of the products of one panel.
-
-    Planes are an odd number of cache lines apart, so that their streams do not meet in one set of the cache.
-    """
-    v_plane = (sources * tiles + width + 15) // 32 * 32 + 16
-    if v_plane < sources * tiles + width:
-        v_plane += 32
-    out_row = (tiles + width - 1) // width * width
-    return tiles, v_plane, out_row, TILE_ROWS * out_row + 16
 
 
 @inner
@@ -97,9 +89,10 @@ def _list_halves(edge, overlap, halves, first, count, width, tiles_y, tiles_x, s
     m = len(edge)
     number, tile, end = 0, first, first + count
     while tile < end:
-        tx, row = tile % tiles_x, tile // tiles_x
-        image, ty = row // tiles_y, row % tiles_y
-        length = min(end - tile, width // 2, tiles_x - tx)
+        row = quotient(tile, tiles_x)
+        image = quotient(row, tiles_y)
+        tx, ty = tile - row * tiles_x, row - image * tiles_y
+        length = min(end - tile, width >> 1, tiles_x - tx)
         y, x = top + ty * m, left + tx * m
         at = number * _HALF
         halves[at + _TILE] = tile - first
@@ -178,8 +171,8 @@ def _copy_out(products, buffer, line, y, to, elements, lines, out_w):
 
 @inner
 def _store_region(
-    edge, products, at, row, plane, bias, bias_at, floor, z, code, y, target, halves, count, rows, out_h, out_w, buffer,
-    line,
+    edge, products, at, row, plane, bias, bias_at, floor, z, code, y, target, halves, count, rows, out_h, out_w, past,
+    buffer, line,
 ):  # fmt: skip
     """Transform `rows` output channels of a region back, add their bias, and z, and write them, activated.
 
@@ -201,7 +194,7 @@ def _store_region(
                 first, second, stride = address(products, buffer), address(products, buffer + m * line), line
             transform_output(
                 edge, products, here + halves[i + _TILE], here + halves[j + _TILE], plane, shift, least,
-                first, elements, lines, second, elements_2, lines_2, stride,
+                first, elements, lines, second, elements_2, lines_2, stride, past,
             )  # fmt: skip
             if not MASKS:
                 _copy_out(products, buffer, line, y, to, elements, lines, out_w)
@@ -214,13 +207,13 @@ def _store_region(
 
 @inner
 def _expect(y, target, halves, count, first, end, out_h, out_w):
-    """Ask for memory that `_store_region` will write: items first … end − 1 of `count` halves for each channel."""
-    for item in range(first, end):
-        half = item % count * _HALF
-        to = target + item // count * out_h * out_w + halves[half + _TARGET]
-        for i in range(halves[half + _LINES]):
-            for u in range(0, halves[half + _ELEMENTS], LINE):
-                prefetch_to_write(y, to + i * out_w + u)
+    """Ask for the memory that `_store_region` will write of output channels first … end − 1 after y.flat[target]."""
+    for r in range(first, end):
+        for half in range(0, count * _HALF, _HALF):
+            to = target + r * out_h * out_w + halves[half + _TARGET]
+            for i in range(halves[half + _LINES]):
+                for u in range(0, halves[half + _ELEMENTS], LINE):
+                    prefetch_to_write(y, to + i * out_w + u)
 
 
 @njit
@@ -231,12 +224,11 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, 
     """
     state = flush_denormals()
     images, groups, sources, rows, in_h, in_w, out_h, out_w, top, left = sizes[:10]
-    tiles_y, tiles_x, tiles, parts, size = sizes[10:]
-    m, width = len(edge), lanes(x)
+    tiles_y, tiles_x, tiles, regions, parts, v_plane, out_row, out_plane, size = sizes[10:19]
+    past = sizes[19] > 0
+    m, width, v_row = len(edge), lanes(x), tiles
     places = (m + 2) * (m + 2)
     every = images * tiles_y * tiles_x
-    regions = (every + tiles - 1) // tiles
-    v_row, v_plane, out_row, out_plane = _strides(tiles, sources, width)
     # A thread's memory: V, one panel's products, and a buffer of lines.
     v_at = thread * size
     out_at = v_at + places * v_plane
@@ -247,8 +239,9 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, 
         piece = take(counter, thread, groups * regions * parts)
         if piece < 0:
             break
-        part, place = piece % parts, piece // parts
-        group, region = place // regions, place % regions
+        place = quotient(piece, parts)
+        group = quotient(place, regions)
+        part, region = piece - place * parts, place - group * regions
         here = min(tiles, every - region * tiles)
         if place != held:
             source, target = (groups * sources, in_h, in_w, top, left), (groups * rows, out_h, out_w)
@@ -258,20 +251,24 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, 
                 edge, (0, 0), x, at, sources, in_h, in_w, halves, count, work, v_at, v_row, v_plane, buffer, line
             )
             held = place
-        for panel in range(panels * part // parts, panels * (part + 1) // parts):
+        for panel in range(quotient(panels * part, parts), quotient(panels * (part + 1), parts)):
             r = group * rows + (first_panel + panel) * TILE_ROWS
             n = min(TILE_ROWS, rows - (first_panel + panel) * TILE_ROWS)
             to = r * out_h * out_w
+            asked = 0 if past else n
             u_at = (group * panels + panel) * places * sources * TILE_ROWS
             for k in range(places):
-                _expect(y, to, halves, count, n * count * k // places, n * count * (k + 1) // places, out_h, out_w)
+                _expect(
+                    y, to, halves, count, quotient(asked * k, places), quotient(asked * (k + 1), places), out_h, out_w
+                )
                 product = out_at + k * out_plane
                 _multiply(here, u, u_at, work, v_at + k * v_plane, v_row, sources, work, product, out_row)
                 u_at += sources * TILE_ROWS
             _store_region(
                 edge, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, to, halves, count, n, out_h, out_w,
-                buffer, line,
+                past, buffer, line,
             )  # fmt: skip
+    order_stores()
     restore_denormals(state)
 
 
@@ -286,7 +283,8 @@ def _transform_weights(counter, thread, edge, w, u, first_panel, panels, layout)
         piece = take(counter, thread, groups * panels)
         if piece < 0:
             break
-        group, r = piece // panels, (first_panel + piece % panels) * TILE_ROWS
+        group = quotient(piece, panels)
+        r = (first_panel + piece - group * panels) * TILE_ROWS
         n = min(TILE_ROWS, rows - r)
         # A tap stride of −1 reads the nine taps backwards.
         first = group * rows * sources * 9 + r * row_stride + (8 if tap_stride < 0 else 0)
@@ -318,7 +316,7 @@ class _Plan:
 @inner
 def _line(m, width):
     """Elements of a line of a half where it is copied: its tiles' and those beyond them."""
-    return (m // 2 + 1) * width
+    return ((m >> 1) + 1) * width
 
 
 def _buffer_size(m, width):
@@ -349,23 +347,34 @@ def _plan(m, p, backwards):
         return regions * one + last + 0.1 * -(-every // tiles)
 
     most = TILE_VECS * width
-    tiles = min((most + 1, *range(most, 0, -width)), key=vectors)
-    regions = p.groups * -(-every // tiles)
+    # Outputs far larger than a cache go past it where every half is whole and begins a cache line, and nothing reads
+    # them again here.
+    past = (
+        MASKS
+        and p.n * p.groups * rows * out_h * out_w * itemsize(p.dtype) >= _PAST_THE_CACHE
+        and out_w % (m * width // 2) == out_h % m == 0
+        and not (p.add or code_of(p) not in (0, RELU))
+    )
+    tiles = min(range(most, 0, -width) if past else (most + 1, *range(most, 0, -width)), key=vectors)
+    regions = -(-every // tiles)
     panels = -(-rows // TILE_ROWS)
     # Pieces enough for threads to end together; a thread transforms a region once for those it does in a row.
-    parts = min(panels, max(1, -(-8 * threads.available() // regions)))
-    _, v_plane, _, out_plane = _strides.py_func(tiles, sources, width)
+    parts = min(panels, max(1, -(-8 * threads.available() // (p.groups * regions))))
+    # Planes are an odd number of cache lines apart, so that their streams do not meet in one set of the cache.
+    v_plane = -(-(sources * tiles + width - LINE) // (2 * LINE)) * 2 * LINE + LINE
+    out_row = -(-tiles // width) * width
+    out_plane = TILE_ROWS * out_row + LINE
     size = (m + 2) ** 2 * (v_plane + out_plane) + _buffer_size(m, width)
-    sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x)
+    sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x, tiles, regions, parts)
     panel = p.groups * sources * TILE_ROWS * (m + 2) ** 2
     return _Plan(
-        sizes=np.array((*sizes, tiles, parts, size), np.int64),
+        sizes=np.array((*sizes, v_plane, out_row, out_plane, size, past), np.int64),
         layout=np.array(layout, np.int64),
         work=threads.available() * size,
         panel=panel,
         panels=panels,
         at_once=max(1, min(panels, _WEIGHT_BYTES // itemsize(p.dtype) // panel)),
-        pieces=regions * parts,
+        pieces=p.groups * regions * parts,
         vectors=p.groups * vectors(tiles),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import llvmlite.ir as ir
 from numba.core import cgutils
 
-from fastconv.kernels.cpu.host import FMA
+from fastconv.kernels.cpu.host import FMA, VECTOR_BYTES
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
@@ -64,6 +64,12 @@ def load(b, pointer, vector):
 
 def store(b, pointer, value):
     return b.store(value, as_vector_pointer(b, pointer, value.type), align=align(value.type))
+
+
+def store_past_the_cache(b, pointer, value):
+    """A store to an aligned address that neither reads the line first nor keeps it; see simd.order_stores."""
+    instruction = b.store(value, as_vector_pointer(b, pointer, value.type), align=VECTOR_BYTES)
+    instruction.set_metadata("nontemporal", b.module.add_metadata([I32(1)]))
 
 
 def align(vector):

@@ -246,6 +246,29 @@ def sum_lanes(typingctx, v):
     return v.dtype(v), lambda context, b, sig, args: emit.sum_lanes(b, args[0])
 
 
+@intrinsic
+def quotient(typingctx, a, b):
+    """a // b of integers that are not negative: one instruction, where Python's rule for signs takes a dozen."""
+
+    def codegen(context, b, sig, args):
+        return b.sdiv(*args)
+
+    return types.intp(types.intp, types.intp), codegen
+
+
+@intrinsic
+def order_stores(typingctx):
+    """What the calling thread stored past the cache is seen by others before what it stores from now on."""
+
+    def codegen(context, b, sig, args):
+        # Elsewhere such stores are ordered like any other.
+        if X86:
+            emit.call(b, "llvm.x86.sse.sfence", ir.VoidType(), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 # The floating-point environment.
 
 

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from fastconv.kernels.cpu import emit
 from fastconv.kernels.cpu.emit import I1, I32, I64
-from fastconv.kernels.cpu.host import MASKS, TILE_ROWS
+from fastconv.kernels.cpu.host import MASKS, TILE_ROWS, VECTOR_BYTES
 from fastconv.kernels.cpu.simd import vec_of
 from fastconv.kernels.cpu.winograd_matrices import POINTS, TAPS, matrices
 
@@ -236,17 +236,18 @@ def transform_output(
     elements_2,
     height_2,
     stride,
+    past,
 ):
     """Line i of y = line i of max(Aᵀ [products] A + shift, least) of half a vector of tiles, and of another half.
 
     It stands i·stride elements after the address `lines`; element t·m + k of it is tile t's element k.
     products.flat[at + (α·i + j)·plane :] is element (i, j). If MASKS, only the first `elements` elements of `height`
-    lines are written; else m / 2 vectors of m lines.
+    lines are written; else m / 2 vectors of m lines. With `past`, whole vectors on whole cache lines go past the cache.
     """
     m = edge.count
 
     def codegen(context, b, sig, args):
-        _, source, first, second, step, added, floor, *halves, line = args
+        _, source, first, second, step, added, floor, *halves, line, past = args
         halves = halves[:3], halves[3:]
         vector = emit.vector(vec_of(sig.args[1]))
         count = vector.count
@@ -266,21 +267,44 @@ def transform_output(
         columns = [_from_points(b, output, [row[k] for row in rows]) for k in range(m)]
         starts = [(base, q * count, number, lines) for base, number, lines in halves for q in range(m // 2)]
         masks = [_bits(b, I64(0), b.sub(number, I64(e)), count) for _, e, number, _ in starts]
+        values = []
         for i in range(m):
-            values = _spread(b, [column[i] for column in columns])
-            for value, bits, (base, e, _, lines) in zip(values, masks, starts, strict=True):
-                value = emit.at_least(b, b.fadd(value, added), floor)
-                pointer = _at(b, base, b.add(b.mul(line, I64(i)), I64(e)), vector)
-                if MASKS:
-                    kept = b.select(b.icmp_signed("<", I64(i), lines), bits, bits.type(0))
-                    emit.masked_store(b, pointer, value, b.bitcast(kept, ir.VectorType(I1, count)))
-                else:
-                    emit.store(b, pointer, value)
+            line_values = _spread(b, [column[i] for column in columns])
+            values.append([emit.at_least(b, b.fadd(value, added), floor) for value in line_values])
+
+        def write(each):
+            for i in range(m):
+                for k, (base, e, _, lines) in enumerate(starts):
+                    each(i, k, _at(b, base, b.add(b.mul(line, I64(i)), I64(e)), vector), lines)
+
+        def write_all(i, k, pointer, lines):
+            emit.store(b, pointer, values[i][k])
+
+        def write_past_the_cache(i, k, pointer, lines):
+            emit.store_past_the_cache(b, pointer, values[i][k])
+
+        def write_inside(i, k, pointer, lines):
+            kept = b.select(b.icmp_signed("<", I64(i), lines), masks[k], masks[k].type(0))
+            emit.masked_store(b, pointer, values[i][k], b.bitcast(kept, ir.VectorType(I1, count)))
+
+        if MASKS:
+            whole = past
+            for base, number, lines in halves:
+                odd = b.and_(b.or_(base, b.mul(line, I64(emit.align(vector)))), I64(VECTOR_BYTES - 1))
+                short = b.or_(b.icmp_signed("<", number, I64(m // 2 * count)), b.icmp_signed("<", lines, I64(m)))
+                whole = b.and_(whole, b.not_(b.or_(short, b.icmp_signed("!=", odd, I64(0)))))
+            with b.if_else(whole) as (then, otherwise):
+                with then:
+                    write(write_past_the_cache)
+                with otherwise:
+                    write(write_inside)
+        else:
+            write(write_all)
         return context.get_dummy_value()
 
     intp = types.intp
     one = (types.int64, intp, intp)
-    return types.void(edge, products, intp, intp, intp, shift, least, *one, *one, intp), codegen
+    return types.void(edge, products, intp, intp, intp, shift, least, *one, *one, intp, types.boolean), codegen
 
 
 @intrinsic
