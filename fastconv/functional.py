@@ -132,7 +132,10 @@ def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]
 class Bound:
     """A kernel and a problem, and what of a call depends on nothing else."""
 
-    __slots__ = ("empty", "kernel", "nbytes", "none", "outputs", "problem", "simple", "weights")
+    __slots__ = (
+        "dtype", "empty", "kernel", "kernel_run", "nbytes", "new", "none", "outputs", "problem", "shape", "simple",
+        "weights",
+    )  # fmt: skip
 
     def __init__(self, kernel: Kernel, problem: Problem) -> None:
         self.kernel, self.problem = kernel, problem
@@ -146,14 +149,15 @@ class Bound:
         self.nbytes = 0 if self.empty else kernel.scratch(problem) * problems.itemsize(problem.dtype)
         self.weights = OPS[kernel.op].inputs.index("w") if kernel.prepare is not None else None
         # One output and nothing else: then Python's own time is most of a call's.
+        self.new, self.shape, self.dtype = self.outputs[0]
+        self.kernel_run = kernel.run
         self.simple = not (self.empty or self.nbytes or self.weights is not None or len(self.outputs) > 1)
 
     def __call__(self, arrays: tuple[Array, ...], kept: Kept | None = None) -> tuple[Array, ...]:
         """The outputs for these arrays, which are as kernels take them; see `run` for `kept`."""
         if self.simple:
-            new, shape, dtype = self.outputs[0]
-            y = new(shape, dtype)
-            self.kernel.run(self.problem, *arrays, y, self.none)
+            y = self.new(self.shape, self.dtype)
+            self.kernel_run(self.problem, *arrays, y, self.none)
             return (y,)
         if self.empty:
             return tuple(np.zeros(shape, dtype) for _, shape, dtype in self.outputs)

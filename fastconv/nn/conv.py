@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 class _Ready:
     """A layer's forward worked out for arrays of one shape, so that a small layer does not wait for Python."""
 
-    __slots__ = ("bias", "bound", "dtype", "layer", "parameters", "setting", "shape", "versions")
+    __slots__ = ("bias", "bound", "dtype", "layer", "of_bias", "of_weight", "parameters", "setting", "shape")
 
     def __init__(self, layer: Conv2d, x: Array) -> None:
         problem = layer.problem(x)
@@ -42,29 +42,26 @@ class _Ready:
         self.bound = bound(kernel, problem)
         self.bias = None if layer.bias is not None else np.empty(0, x.dtype)
         ready = all(p is None or p._array.flags.carray for p in self.parameters.values())
-        self.versions = self._versions() if ready else None
-
-    def _versions(self) -> tuple[int, int]:
-        weight, bias = self.parameters["weight"], self.parameters.get("bias")
-        return weight._state.number, 0 if bias is None else bias._state.number
+        self.of_weight = layer.weight._state.number if ready else -1
+        self.of_bias = 0 if layer.bias is None else layer.bias._state.number
 
     def __call__(self, x: Array) -> Array | None:
         """y, or None if x, the parameters or the setting are not those that this was worked out for."""
-        parameters = self.parameters
-        weight, bias, b = parameters["weight"], parameters.get("bias"), self.bias
+        parameters, b = self.parameters, self.bias
+        weight, bias = parameters["weight"], parameters.get("bias")
         if weight is None or (bias is None) is (b is None):
             # A parameter has come or gone by register_parameter.
             return None
         if b is None:
-            versions = (weight._state.number, bias._state.number)
-            b = bias._array
+            b, version = bias._array, bias._state.number
         else:
-            versions = (weight._state.number, 0)
+            version = 0
         # An array that functional.prepared would copy is left to it.
         if (
             x.shape != self.shape
             or x.dtype is not self.dtype
-            or versions != self.versions
+            or weight._state.number != self.of_weight
+            or version != self.of_bias
             or setting() != self.setting
             or not x.flags.carray
         ):
@@ -144,7 +141,7 @@ class Conv2d(Module):
         if ready is not None and type(given) is np.ndarray:
             y = ready(given)
             if y is not None:
-                return cast(T, y)
+                return y  # type: ignore[return-value]
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             real("input", x)

@@ -26,10 +26,12 @@ def _forward(x, w, b, z, code, y, stride, padding, dilation, groups):
                     total = b[o] if b.size else x.dtype.type(0)
                     for q in range(channels):
                         for r in range(kh):
+                            iy = i * stride[0] + r * dilation[0] - padding[0]
+                            if iy < 0 or iy >= height:
+                                continue
                             for s in range(kw):
-                                iy = i * stride[0] + r * dilation[0] - padding[0]
                                 ix = j * stride[1] + s * dilation[1] - padding[2]
-                                if 0 <= iy < height and 0 <= ix < width:
+                                if 0 <= ix < width:
                                     total += w[o, q, r, s] * x[n, first + q, iy, ix]
                     if z.size:
                         total += z[((n * outputs + o) * y.shape[2] + i) * y.shape[3] + j]
