@@ -20,6 +20,7 @@ from fastconv.kernels.cpu.simd import (
     lanes,
     load_range,
     prefetch_to_write,
+    quotient,
     restore_denormals,
     store,
 )
@@ -28,6 +29,9 @@ from fastconv.problem import itemsize
 
 # Rows ahead of which lines are asked for.
 _AHEAD = 4
+
+# Parts of the rows of an image, at most.
+_PARTS = 8
 
 # Bytes of copies made at a time: as many images as fit, at least one.
 _COPY_BYTES = 4 * 2**20
@@ -111,23 +115,30 @@ def write(copy, team, x, image, images, grid, out):
 
 @njit
 def _write(counter, thread, x, shape, image0, images, in_h, in_w, copies):
-    """One channel after another until none is left."""
+    """A part of the rows of one channel after another until none is left.
+
+    A thread has parts of all channels: it is likely to be the one that will read them.
+    """
     state = flush_denormals()
     channels, height, line, top, left, step = shape
     width = lanes(x)
     zero = x.dtype.type(0)
+    parts = min(height, _PARTS)
     while True:
-        piece = take(counter, thread, images * channels)
+        piece = take(counter, thread, images * parts * channels)
         if piece < 0:
             break
-        plane = (image0 * channels + piece) * in_h * in_w
-        for r in range(height):
+        rest = quotient(piece, channels)
+        image = quotient(rest, parts)
+        part, channel = rest - image * parts, image * channels + piece - rest * channels
+        plane, first = (image0 * channels + channel) * in_h * in_w, channel * height
+        for r in range(quotient(height * part, parts), quotient(height * (part + 1), parts)):
             y = top + r
             # Another thread has read these lines since they were written: fetching them back takes a while.
             for u in range(0, step * line, LINE):
-                prefetch_to_write(copies, (piece * height + r + _AHEAD) * step * line + u)
+                prefetch_to_write(copies, (first + r + _AHEAD) * step * line + u)
             for f in range(step):
-                row = (piece * height + r) * step * line + f * line
+                row = (first + r) * step * line + f * line
                 # Copy column u is source column left + f + u·step; low <= u < high lie inside.
                 low = max(0, (step - 1 - left - f) // step)
                 high = (in_w - 1 - left - f) // step + 1

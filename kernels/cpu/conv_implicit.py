@@ -27,7 +27,7 @@ from fastconv.kernels.cpu.epilogue import code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
 from fastconv.kernels.cpu.host import LINE, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import flush_denormals, item, lanes, prefetch_to_write, restore_denormals
+from fastconv.kernels.cpu.simd import flush_denormals, item, lanes, prefetch_to_write, quotient, restore_denormals
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import (
     add_rows,
@@ -104,6 +104,7 @@ def _convolve(counter, thread, x, w, size, bias, z, code, y, sizes, plane, image
     sums = thread * (block * row + 64)
     # What is smaller stays in L2 from piece to piece: all weights, or those of a panel.
     together = panels * depth * row <= _WEIGHTS
+    share = quotient(blocks + counter[0] - 1, counter[0])
     while True:
         piece = take(counter, thread, several * groups * panels * blocks)
         if piece < 0:
@@ -113,7 +114,11 @@ def _convolve(counter, thread, x, w, size, bias, z, code, y, sizes, plane, image
         if together:
             panel, first = place % panels, place // panels * block
         else:
-            panel, first = place // blocks, place % blocks * block
+            # One panel after another for a thread's share of the pixels, whose copy it is likely to have made.
+            before = quotient(place, share * panels) * share
+            here = place - before * panels
+            panel = quotient(here, min(share, blocks - before))
+            first = (before + here - panel * min(share, blocks - before)) * block
         channels, count = min(size, rows - panel * size), min(block, pixels - first)
         o = group * rows + panel * size
         source = (image * groups + group) * sources * plane
