@@ -44,7 +44,7 @@ from fastconv.kernels.cpu.simd import (
     store_first,
 )
 from fastconv.kernels.cpu.team import parallel, take
-from fastconv.kernels.cpu.winograd_matrices import TAPS
+from fastconv.kernels.cpu.winograd_matrices import STRIDED_POINTS, TAPS
 from fastconv.kernels.cpu.winograd_transforms import (
     address,
     gather_weights,
@@ -79,25 +79,25 @@ _MOST = (0,) * TILE_VECS
 
 
 @inner
-def _list_halves(edge, overlap, halves, first, count, width, tiles_y, tiles_x, source, target):
+def _list_halves(edge, pace, overlap, halves, first, count, width, tiles_y, tiles_x, source, target):
     """Write the halves of tiles first … first + count − 1 into `halves`; returns how many.
 
     source: channels, height, width, and the first tile's line and column; target: channels, height, width.
     """
     channels, in_h, in_w, top, left = source
     rows, out_h, out_w = target
-    m = len(edge)
+    m, step = len(edge), len(edge) * len(pace)
     number, tile, end = 0, first, first + count
     while tile < end:
         row = quotient(tile, tiles_x)
         image = quotient(row, tiles_y)
         tx, ty = tile - row * tiles_x, row - image * tiles_y
         length = min(end - tile, width >> 1, tiles_x - tx)
-        y, x = top + ty * m, left + tx * m
+        y, x = top + ty * step, left + tx * step
         at = number * _HALF
         halves[at + _TILE] = tile - first
         halves[at + _SOURCE] = (image * channels * in_h + y) * in_w + x
-        halves[at + _LOW], halves[at + _HIGH] = -x, min(in_w - x, length * m + len(overlap))
+        halves[at + _LOW], halves[at + _HIGH] = -x, min(in_w - x, length * step + len(overlap))
         halves[at + _Y] = y
         halves[at + _TARGET] = (image * rows * out_h + ty * m) * out_w + tx * m
         halves[at + _ELEMENTS], halves[at + _LINES] = min(length * m, out_w - tx * m), min(m, out_h - ty * m)
@@ -118,10 +118,11 @@ def _copy_half(x, corner, low, high, y, in_w, in_h, lines, buffer, at, line):
 
 
 @inner
-def _transform_region(edge, overlap, x, at, sources, in_h, in_w, halves, count, v, v_at, v_row, v_plane, buffer, line):
+def _transform_region(
+    edge, pace, overlap, x, at, sources, in_h, in_w, halves, count, v, v_at, v_row, v_plane, buffer, line
+):
     """V of the tiles of `halves`: `sources` channels of x from x.flat[at] on."""
-    m = len(edge)
-    lines, plane = m + len(overlap), in_h * in_w
+    lines, plane = len(edge) * len(pace) + len(overlap), in_h * in_w
     for c in range(sources):
         here, to = at + c * plane, v_at + c * v_row
         for k in range(0, count, 2):
@@ -141,7 +142,7 @@ def _transform_region(edge, overlap, x, at, sources, in_h, in_w, halves, count, 
                 _copy_half(x, corner_2, low_2, high_2, y_2, in_w, in_h, lines, v, buffer + lines * line, line)
                 first, second, stride = address(v, buffer), address(v, buffer + lines * line), line
             transform_input(
-                edge, overlap, first, low, high, y, second, low_2, high_2, y_2, stride, in_h, v, t, t_2, v_plane
+                edge, pace, overlap, first, low, high, y, second, low_2, high_2, y_2, stride, in_h, v, t, t_2, v_plane
             )
 
 
@@ -171,8 +172,8 @@ def _copy_out(products, buffer, line, y, to, elements, lines, out_w):
 
 @inner
 def _store_region(
-    edge, products, at, row, plane, bias, bias_at, floor, z, code, y, target, halves, count, rows, out_h, out_w, past,
-    buffer, line,
+    edge, pace, products, at, row, plane, bias, bias_at, floor, z, code, y, target, halves, count, rows, out_h, out_w,
+    past, buffer, line,
 ):  # fmt: skip
     """Transform `rows` output channels of a region back, add their bias, and z, and write them, activated.
 
@@ -193,7 +194,7 @@ def _store_region(
             if not MASKS:
                 first, second, stride = address(products, buffer), address(products, buffer + m * line), line
             transform_output(
-                edge, products, here + halves[i + _TILE], here + halves[j + _TILE], plane, shift, least,
+                edge, pace, products, here + halves[i + _TILE], here + halves[j + _TILE], plane, shift, least,
                 first, elements, lines, second, elements_2, lines_2, stride, past,
             )  # fmt: skip
             if not MASKS:
@@ -217,7 +218,7 @@ def _expect(y, target, halves, count, first, end, out_h, out_w):
 
 
 @njit
-def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, code, y, sizes, work):
+def _convolve(counter, thread, edge, pace, overlap, x, u, first_panel, panels, bias, floor, z, code, y, sizes, work):
     """One (group, region, part of the output channels) after another until none is left.
 
     Output channels are those of `panels` panels from first_panel on; u holds just their weights.
@@ -227,12 +228,13 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, 
     tiles_y, tiles_x, tiles, regions, parts, v_plane, out_row, out_plane, size = sizes[10:19]
     past = sizes[19] > 0
     m, width, v_row = len(edge), lanes(x), tiles
-    places = (m + 2) * (m + 2)
+    side = m * len(pace) + len(overlap)
+    places = side * side
     every = images * tiles_y * tiles_x
     # A thread's memory: V, one panel's products, and a buffer of lines.
     v_at = thread * size
     out_at = v_at + places * v_plane
-    buffer, line = out_at + places * out_plane, _line(m, width)
+    buffer, line = out_at + places * out_plane, _line(m * len(pace), width)
     halves = np.empty(_HALF * tiles, np.int64)
     held, count = -1, 0
     while True:
@@ -245,10 +247,12 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, 
         here = min(tiles, every - region * tiles)
         if place != held:
             source, target = (groups * sources, in_h, in_w, top, left), (groups * rows, out_h, out_w)
-            count = _list_halves(edge, (0, 0), halves, region * tiles, here, width, tiles_y, tiles_x, source, target)
+            count = _list_halves(
+                edge, pace, overlap, halves, region * tiles, here, width, tiles_y, tiles_x, source, target
+            )
             at = group * sources * in_h * in_w
             _transform_region(
-                edge, (0, 0), x, at, sources, in_h, in_w, halves, count, work, v_at, v_row, v_plane, buffer, line
+                edge, pace, overlap, x, at, sources, in_h, in_w, halves, count, work, v_at, v_row, v_plane, buffer, line
             )
             held = place
         for panel in range(quotient(panels * part, parts), quotient(panels * (part + 1), parts)):
@@ -265,20 +269,20 @@ def _convolve(counter, thread, edge, x, u, first_panel, panels, bias, floor, z, 
                 _multiply(here, u, u_at, work, v_at + k * v_plane, v_row, sources, work, product, out_row)
                 u_at += sources * TILE_ROWS
             _store_region(
-                edge, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, to, halves, count, n, out_h, out_w,
-                past, buffer, line,
+                edge, pace, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, to, halves, count, n, out_h,
+                out_w, past, buffer, line,
             )  # fmt: skip
     order_stores()
     restore_denormals(state)
 
 
 @njit
-def _transform_weights(counter, thread, edge, w, u, first_panel, panels, layout):
+def _transform_weights(counter, thread, edge, pace, w, u, first_panel, panels, layout):
     """u = U of `panels` panels of every group from first_panel on, one panel after another until none is left."""
     state = flush_denormals()
     groups, rows, sources, row_stride, source_stride, tap_stride = layout
-    places = (len(edge) + 2) * (len(edge) + 2)
-    plane = sources * TILE_ROWS
+    side = len(edge) * len(pace) + 3 - len(pace)
+    places, plane = side * side, sources * TILE_ROWS
     while True:
         piece = take(counter, thread, groups * panels)
         if piece < 0:
@@ -290,7 +294,7 @@ def _transform_weights(counter, thread, edge, w, u, first_panel, panels, layout)
         first = group * rows * sources * 9 + r * row_stride + (8 if tap_stride < 0 else 0)
         for c in range(sources):
             to = piece * places * plane + c * TILE_ROWS
-            transform_weights(edge, w, first + c * source_stride, row_stride, n, tap_stride, u, to, plane)
+            transform_weights(edge, pace, w, first + c * source_stride, row_stride, n, tap_stride, u, to, plane)
     restore_denormals(state)
 
 
@@ -298,11 +302,12 @@ def _transform_weights(counter, thread, edge, w, u, first_panel, panels, layout)
 class _Plan:
     """What of a problem is worked out once.
 
-    sizes: _convolve's; layout: _transform_weights'. work: elements of scratch of all threads; panel: elements of U of
-    one panel of all groups; panels: of a group; at_once: how many are transformed and used at a time when nobody keeps
-    U; pieces: of work; vectors: of tiles multiplied for each panel.
+    pace: a tuple as long as outputs are apart; sizes: _convolve's; layout: _transform_weights'. work: elements of
+    scratch of all threads; panel: elements of U of one panel of all groups; panels: of a group; at_once: how many are
+    transformed and used at a time when nobody keeps U; pieces: of work; vectors: of tiles multiplied for each panel.
     """
 
+    pace: tuple
     sizes: np.ndarray
     layout: np.ndarray
     work: int
@@ -314,25 +319,25 @@ class _Plan:
 
 
 @inner
-def _line(m, width):
-    """Elements of a line of a half where it is copied: its tiles' and those beyond them."""
-    return ((m >> 1) + 1) * width
+def _line(step, width):
+    """Elements of a line of a half where it is copied: its tiles', `step` apart, and those beyond them."""
+    return ((step >> 1) + 1) * width
 
 
-def _buffer_size(m, width):
+def _buffer_size(step, width):
     """Elements of the lines that are copied for two halves."""
-    return 2 * (m + 2) * _line.py_func(m, width)
+    return 2 * (step + 2) * _line.py_func(step, width)
 
 
 @lru_cache(maxsize=1024)
 def _plan(m, p, backwards):
     """The plan of a forward convolution, or of its input gradient if `backwards`."""
     if backwards:
-        sources, rows, in_h, in_w, out_h, out_w = p.og, p.cg, p.oh, p.ow, p.h, p.w
+        pace, sources, rows, in_h, in_w, out_h, out_w = 1, p.og, p.cg, p.oh, p.ow, p.h, p.w
         top, left = p.padding[0] - 2, p.padding[2] - 2
         layout = (p.groups, rows, sources, 9, 9 * p.cg, -1)
     else:
-        sources, rows, in_h, in_w, out_h, out_w = p.cg, p.og, p.h, p.w, p.oh, p.ow
+        pace, sources, rows, in_h, in_w, out_h, out_w = p.stride[0], p.cg, p.og, p.h, p.w, p.oh, p.ow
         top, left = -p.padding[0], -p.padding[2]
         layout = (p.groups, rows, sources, 9 * p.cg, 9, 1)
     width = VECTOR_BYTES // itemsize(p.dtype)
@@ -364,10 +369,12 @@ def _plan(m, p, backwards):
     v_plane = -(-(sources * tiles + width - LINE) // (2 * LINE)) * 2 * LINE + LINE
     out_row = -(-tiles // width) * width
     out_plane = TILE_ROWS * out_row + LINE
-    size = (m + 2) ** 2 * (v_plane + out_plane) + _buffer_size(m, width)
+    places = _side(m, pace) ** 2
+    size = places * (v_plane + out_plane) + _buffer_size(m * pace, width)
     sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x, tiles, regions, parts)
-    panel = p.groups * sources * TILE_ROWS * (m + 2) ** 2
+    panel = p.groups * sources * TILE_ROWS * places
     return _Plan(
+        pace=(0,) * pace,
         sizes=np.array((*sizes, v_plane, out_row, out_plane, size, past), np.int64),
         layout=np.array(layout, np.int64),
         work=threads.available() * size,
@@ -379,10 +386,15 @@ def _plan(m, p, backwards):
     )
 
 
+def _side(m, pace):
+    """α: a tile has α² products, and reads α×α elements."""
+    return m * pace + TAPS - pace
+
+
 def _prepare(m, plan, w, u, first=0, panels=None):
     panels = panels or plan.panels
     team = threads.team(100.0 * w.size, panels)
-    parallel(_transform_weights, team, (0,) * m, w.reshape(-1), u, first, panels, plan.layout)
+    parallel(_transform_weights, team, (0,) * m, plan.pace, w.reshape(-1), u, first, panels, plan.layout)
 
 
 def _run(m, p, plan, x, w, b, z, y, scratch, u):
@@ -401,14 +413,15 @@ def _run(m, p, plan, x, w, b, z, y, scratch, u):
             weights = own
             _prepare(m, plan, w, own, first, panels)
         args = (weights, first, panels, b, floor, z.reshape(-1), code, y.reshape(-1), plan.sizes, work)
-        parallel(_convolve, team, (0,) * m, x.reshape(-1), *args)
+        tuples = (0,) * m, plan.pace, (0,) * (TAPS - len(plan.pace))
+        parallel(_convolve, team, *tuples, x.reshape(-1), *args)
 
 
-def _unsupported(p):
+def _unsupported(p, paces=(1,)):
     if (p.kh, p.kw) != (3, 3):
         return f"kernel {p.kh}×{p.kw}, needs 3×3"
-    if p.stride != (1, 1):
-        return f"stride {p.stride}, needs 1"
+    if p.stride[0] != p.stride[1] or p.stride[0] not in paces:
+        return f"stride {p.stride}, needs {' or '.join(map(str, paces))}"
     if p.dilation != (1, 1):
         return f"dilation {p.dilation}, needs 1"
     return None
@@ -422,7 +435,8 @@ _WEIGHT_COST = 30.0
 
 
 def _cost(m, p, backwards):
-    plan, places = _plan(m, p, backwards), (m + 2) ** 2
+    plan = _plan(m, p, backwards)
+    places = _side(m, len(plan.pace)) ** 2
     sources, rows = (p.og, p.cg) if backwards else (p.cg, p.og)
     lanes_each = VECTOR_BYTES // itemsize(p.dtype)
     multiply = 2.0 * plan.vectors * plan.panels * TILE_ROWS * lanes_each * sources * places
@@ -431,7 +445,7 @@ def _cost(m, p, backwards):
 
 
 def _weight_cost(m, p):
-    return _WEIGHT_COST * (m + 2) ** 2 * p.o * p.cg
+    return _WEIGHT_COST * _side(m, p.stride[0]) ** 2 * p.o * p.cg
 
 
 def _register(m, limit):
@@ -442,7 +456,7 @@ def _register(m, limit):
             spread=m - 1,
             cost=lambda p: _cost(m, p, backwards),
             scratch=lambda p: _plan(m, p, backwards).work + _own(m, p, backwards),
-            unsupported=_unsupported,
+            unsupported=lambda p: _unsupported(p, (1,) if backwards or m not in STRIDED_POINTS else (1, 2)),
             prepare=lambda p, w, u: _prepare(m, _plan(m, p, backwards), w, u),
             prepared=lambda p: _plan(m, p, backwards).panel * _plan(m, p, backwards).panels,
             prepare_cost=lambda p: _weight_cost(m, p),
@@ -472,7 +486,7 @@ def _transform_all(counter, thread, edge, overlap, x, channels, source, sources,
     m, width = len(edge), lanes(x)
     halves = np.empty(_HALF * count, np.int64)
     where = channels, in_h, in_w, top, left
-    several = _list_halves(edge, overlap, halves, first, count, width, tiles_y, tiles_x, where, (0, 0, 0))
+    several = _list_halves(edge, (0,), overlap, halves, first, count, width, tiles_y, tiles_x, where, (0, 0, 0))
     # The memory begins with every thread's buffer of lines.
     buffer = thread * size
     while True:
@@ -480,8 +494,8 @@ def _transform_all(counter, thread, edge, overlap, x, channels, source, sources,
         if c < 0:
             break
         _transform_region(
-            edge, overlap, x, (source + c) * in_h * in_w, 1, in_h, in_w, halves, several, v, at + c * v_row, v_row,
-            sources * v_row, buffer, _line(m, width),
+            edge, (0,), overlap, x, (source + c) * in_h * in_w, 1, in_h, in_w, halves, several, v, at + c * v_row,
+            v_row, sources * v_row, buffer, _line(m, width),
         )  # fmt: skip
         for k in range((m + 2) * (m + 2)):
             # The product runs over whole vectors of tiles.

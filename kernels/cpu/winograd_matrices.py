@@ -6,6 +6,8 @@ Toom and Cook's construction: polynomials are multiplied by their values at m + 
 dimensions are the same matrices from both sides. Sources: S. Winograd, Arithmetic Complexity of Computations (1980);
 A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks (2015).
 
+Outputs two apart need fewer products too: `strided`.
+
 The points decide the rounding error. Pairs ±p near 1 keep the powers of p small, and reciprocal ones balance them.
 """
 
@@ -24,6 +26,9 @@ POINTS = {
     6: (Fraction(1, 2), Fraction(1), Fraction(7, 4)),
 }
 
+# The same for outputs two apart, where filters have two taps. There 0 is no point.
+STRIDED_POINTS = {2: (Fraction(1),), 4: (Fraction(1, 2), Fraction(5, 4))}
+
 
 def _times(a, b):
     """The product of two polynomials, lowest power first."""
@@ -37,11 +42,13 @@ def _times(a, b):
 def matrices(m, points, r=TAPS):
     """(Aᵀ, G, Bᵀ) as lists of rows, for points 0, p, −p, … and infinity, in this order.
 
-    points: the positive p, (m + r − 3) / 2 of them, of any number type with exact or rounded + − · /.
+    points: the positive p, (m + r − 2) // 2 of them, of any number type with exact or rounded + − · /. 0 is a point
+    if m + r is odd.
     """
-    finite = [0 * points[0], *(sign * p for p in points for sign in (1, -1))]
+    zero = [0 * points[0]] * ((m + r) % 2)
+    finite = [*zero, *(sign * p for p in points for sign in (1, -1))]
     if len(finite) != m + r - 2:
-        raise ValueError(f"points={points!r}: F({m}, {r}) needs {(m + r - 3) / 2:g}")
+        raise ValueError(f"points={points!r}: F({m}, {r}) needs {(m + r - 2) // 2}")
     output = [[p**i if i else 1 for p in finite] + [int(i == m - 1)] for i in range(m)]
     weights, data = [], []
     for p in finite:
@@ -58,3 +65,20 @@ def matrices(m, points, r=TAPS):
     weights.append([0] * (r - 1) + [1])
     data.append(whole)
     return output, weights, data
+
+
+def strided(m, points):
+    """(Aᵀ, G, Bᵀ) of m outputs of three taps that stand two apart, y[i] = Σ_j g[j] · d[2i + j].
+
+    Taps 0 and 2 meet only elements of even number: F(m, 2), by `matrices`. Tap 1 meets the odd ones: m products.
+    """
+    output, weights, data = matrices(m, points, 2)
+    unit = [[int(i == j) for j in range(m)] for i in range(m)]
+    window = range(2 * m + 1)
+    even = [[row[k // 2] if k % 2 == 0 else 0 for k in window] for row in data]
+    odd = [[int(k == 2 * i + 1) for k in window] for i in range(m)]
+    return (
+        [[*row, *rest] for row, rest in zip(output, unit, strict=True)],
+        [*([first, 0, last] for first, last in weights), *([0, 1, 0] for _ in range(m))],
+        [*even, *odd],
+    )

@@ -1,7 +1,8 @@
 """Winograd's transforms as straight-line vector code, emitted from the matrices of winograd_matrices, and its product.
 
 The lanes of a vector are tiles: one intrinsic transforms as many tiles as a vector has lanes. It is emitted as a whole
-because hundreds of Numba statements compile for seconds. The size m of F(m×m, 3×3) is the length of the tuple `edge`.
+because hundreds of Numba statements compile for seconds. The size m of F(m×m, 3×3) is the length of the tuple `edge`,
+the distance of outputs that of the tuple `pace`; α² is the number of a tile's products.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from fastconv.kernels.cpu import emit
 from fastconv.kernels.cpu.emit import I1, I32, I64
 from fastconv.kernels.cpu.host import MASKS, TILE_ROWS, VECTOR_BYTES
 from fastconv.kernels.cpu.simd import vec_of
-from fastconv.kernels.cpu.winograd_matrices import POINTS, TAPS, matrices
+from fastconv.kernels.cpu.winograd_matrices import POINTS, STRIDED_POINTS, TAPS, matrices, strided
 
 
 @lru_cache
-def _matrices(m):
-    return [[list(map(float, row)) for row in matrix] for matrix in matrices(m, POINTS[m])]
+def _matrices(m, pace):
+    exact = matrices(m, POINTS[m]) if pace == 1 else strided(m, STRIDED_POINTS[m])
+    return [[list(map(float, row)) for row in matrix] for matrix in exact]
 
 
 def _scaled(b, coefficient, x):
@@ -42,26 +44,43 @@ def _combination(b, row, xs):
     return total
 
 
+def _pairs(vectors):
+    """Pairs (k, l) of vectors whose entries are equal at some places and opposite at the others: points p and −p."""
+    pairs, free = [], set(range(len(vectors)))
+    for k, x in enumerate(vectors):
+        for n in range(k + 1, len(vectors)):
+            nonzero = [(c, d) for c, d in zip(x, vectors[n], strict=True) if c or d]
+            if (
+                {k, n} <= free
+                and {c == d for c, d in nonzero} == {True, False}
+                and all(abs(c) == abs(d) for c, d in nonzero)
+            ):
+                pairs.append((k, n))
+                free -= {k, n}
+    return pairs
+
+
 def _to_points(b, matrix, xs):
-    """matrix · xs where rows 1, 2 and 3, 4 … belong to points p and −p: even parts are equal, odd parts opposite."""
-    results = [_combination(b, matrix[0], xs)]
-    for k in range(1, len(matrix) - 1, 2):
-        plus, minus = matrix[k], matrix[k + 1]
+    """matrix · xs, where of two rows that are a pair equal parts and opposite parts are summed once."""
+    results = [None] * len(matrix)
+    for k, n in _pairs(matrix):
+        plus, minus = matrix[k], matrix[n]
         same = _combination(b, [c if c == d else 0.0 for c, d in zip(plus, minus, strict=True)], xs)
         odd = _combination(b, [c if c != d else 0.0 for c, d in zip(plus, minus, strict=True)], xs)
-        results += [b.fadd(same, odd), b.fsub(same, odd)]
-    return [*results, _combination(b, matrix[-1], xs)]
+        results[k], results[n] = b.fadd(same, odd), b.fsub(same, odd)
+    return [_combination(b, row, xs) if r is None else r for row, r in zip(matrix, results, strict=True)]
 
 
 def _from_points(b, matrix, xs):
-    """matrix · xs where columns 1, 2 and 3, 4 … belong to points p and −p."""
-    pairs = range(1, len(xs) - 1, 2)
-    sums = [b.fadd(xs[k], xs[k + 1]) for k in pairs]
-    differences = [b.fsub(xs[k], xs[k + 1]) for k in pairs]
+    """matrix · xs, where of two columns that are a pair the sum and the difference are taken once."""
+    pairs = [(k, n, b.fadd(xs[k], xs[n]), b.fsub(xs[k], xs[n])) for k, n in _pairs(list(zip(*matrix, strict=True)))]
+    paired = {k for pair in pairs for k in pair[:2]}
+    single = [k for k in range(len(xs)) if k not in paired]
     results = []
     for row in matrix:
-        halves = [s if row[k] == row[k + 1] else d for k, s, d in zip(pairs, sums, differences, strict=True)]
-        results.append(_combination(b, [row[0], *(row[k] for k in pairs), row[-1]], [xs[0], *halves, xs[-1]]))
+        halves = [s if row[k] == row[n] else d for k, n, s, d in pairs]
+        coefficients = [row[k] for k in single] + [row[k] for k, *_ in pairs]
+        results.append(_combination(b, coefficients, [xs[k] for k in single] + halves))
     return results
 
 
@@ -152,37 +171,37 @@ def _joined(b, low, high):
 
 @intrinsic
 def transform_input(
-    typingctx, edge, overlap, lines, low, high, y, lines_2, low_2, high_2, y_2, stride, height, v, at, at_2, plane
+    typingctx, edge, pace, overlap, lines, low, high, y, lines_2, low_2, high_2, y_2, stride, height, v, at, at_2, plane
 ):
-    """v.flat[at + (α·i + j)·plane :] = element (i, j) of Bᵀ d B for half a vector of tiles d of α×α, α = m + 2.
+    """v.flat[at + (α·i + j)·plane :] = element (i, j) of Bᵀ d B for half a vector of tiles d.
 
     And v.flat[at_2 + …], written after it, for another half vector of tiles. `lines` is the address of the tiles'
-    first line: element t·m of a line is tile t's first; lines are `stride` elements apart. Tiles overlap by two, the
+    first line: element t·m·pace of a line is tile t's first; lines are `stride` elements apart. Tiles overlap by the
     length of the tuple `overlap`; if that is empty, they are m×m and the matrix is A, the one for gradients of outputs.
 
     If MASKS, elements outside of low <= element < high and lines outside of 0 <= y + i < height are zero and their
     memory is not read; else all must be there.
     """
     m, more = edge.count, len(overlap)
+    step = m * pace.count if more else m
 
     def codegen(context, b, sig, args):
-        _, _, *halves, line, bottom, array, first, second, step = args
+        _, _, _, *halves, line, bottom, array, first, second, far = args
         halves = halves[:4], halves[4:]
-        vector = emit.vector(vec_of(sig.args[12]))
+        vector = emit.vector(vec_of(sig.args[13]))
         count = vector.count
         half = ir.VectorType(vector.element, count // 2)
-        output, _, data = _matrices(m)
+        output, _, data = _matrices(m, pace.count)
         matrix = data if more else [list(column) for column in zip(*output, strict=True)]
-        size = m + TAPS - 1
         # A line's vectors of each half in turn, and the elements beyond them, both halves' in one vector.
         beyond = range(0, more, half.count)
-        starts = [(h, q * count, vector) for h in (0, 1) for q in range(m // 2)]
-        starts += [(h, m // 2 * count + e, half) for e in beyond for h in (0, 1)]
-        nothing = emit.zeros(b, vector, m // 2 + 1)
+        starts = [(h, q * count, vector) for h in (0, 1) for q in range(step // 2)]
+        starts += [(h, step // 2 * count + e, half) for e in beyond for h in (0, 1)]
+        nothing = emit.zeros(b, vector, step // 2 + 1)
         masks = [_bits(b, b.sub(halves[h][1], I64(e)), b.sub(halves[h][2], I64(e)), v.count) for h, e, v in starts]
         masks = [b.bitcast(bits, ir.VectorType(I1, v.count)) for bits, (_, _, v) in zip(masks, starts, strict=True)]
-        columns = [[] for _ in range(m + len(beyond))]
-        for i in range(m + more):
+        columns = [[] for _ in range(step + len(beyond))]
+        for i in range(step + more):
             bases = []
             for base, _, _, top in halves:
                 place, here = b.add(top, I64(i)), b.add(base, b.mul(line, I64(i * emit.align(vector))))
@@ -194,35 +213,36 @@ def transform_input(
             for (h, e, kind), bits in zip(starts, masks, strict=True):
                 pointer = _at(b, bases[h], I64(e), vector)
                 parts.append(emit.masked_load(b, pointer, kind, bits) if MASKS else emit.load(b, pointer, kind))
-            parts[m:] = [_joined(b, *parts[k : k + 2]) for k in range(m, len(parts), 2)]
+            parts[step:] = [_joined(b, *parts[k : k + 2]) for k in range(step, len(parts), 2)]
             for column, part in zip(columns, parts, strict=True):
                 column.append(part)
         # Along the columns while elements lie as in memory, then along the rows.
         columns = [_to_points(b, matrix, column) for column in columns]
-        for i in range(size):
+        for i in range(len(matrix)):
             parts = [column[i] for column in columns]
-            tile = [_every(b, parts[:m], m, j) for j in range(m)]
+            tile = [_every(b, parts[:step], step, j) for j in range(step)]
             for j in range(more):
                 # What a tile shares with the next one: that one's beginning, and the elements beyond.
                 lanes = [k + 1 for k in range(count)]
                 for h in (0, 1):
                     lanes[(h + 1) * half.count - 1] = count + h * half.count + j % half.count
-                tile.append(_shuffle(b, tile[j], parts[m + j // half.count], lanes))
+                tile.append(_shuffle(b, tile[j], parts[step + j // half.count], lanes))
             for j, value in enumerate(_to_points(b, matrix, tile)):
-                offset = b.mul(step, I64(i * size + j))
+                offset = b.mul(far, I64(i * len(matrix) + j))
                 for start, part in zip((first, second), _halves(b, value), strict=True):
-                    emit.store(b, emit.pointer(context, b, sig.args[12], array, b.add(start, offset)), part)
+                    emit.store(b, emit.pointer(context, b, sig.args[13], array, b.add(start, offset)), part)
         return context.get_dummy_value()
 
     intp = types.intp
     one = (types.int64, intp, intp, intp)
-    return types.void(edge, overlap, *one, *one, intp, intp, v, intp, intp, intp), codegen
+    return types.void(edge, pace, overlap, *one, *one, intp, intp, v, intp, intp, intp), codegen
 
 
 @intrinsic
 def transform_output(
     typingctx,
     edge,
+    pace,
     products,
     at,
     at_2,
@@ -247,20 +267,20 @@ def transform_output(
     m = edge.count
 
     def codegen(context, b, sig, args):
-        _, source, first, second, step, added, floor, *halves, line, past = args
+        _, _, source, first, second, step, added, floor, *halves, line, past = args
         halves = halves[:3], halves[3:]
-        vector = emit.vector(vec_of(sig.args[1]))
+        vector = emit.vector(vec_of(sig.args[2]))
         count = vector.count
         half = ir.VectorType(vector.element, count // 2)
-        output, _, _ = _matrices(m)
-        size = m + TAPS - 1
+        output, _, _ = _matrices(m, pace.count)
+        size = len(output[0])
         rows = []
         for i in range(size):
             row = []
             for j in range(size):
                 offset = b.mul(step, I64(i * size + j))
                 places = [
-                    emit.pointer(context, b, sig.args[1], source, b.add(start, offset)) for start in (first, second)
+                    emit.pointer(context, b, sig.args[2], source, b.add(start, offset)) for start in (first, second)
                 ]
                 row.append(_joined(b, *(emit.load(b, place, half) for place in places)))
             rows.append(_from_points(b, output, row))
@@ -304,11 +324,11 @@ def transform_output(
 
     intp = types.intp
     one = (types.int64, intp, intp)
-    return types.void(edge, products, intp, intp, intp, shift, least, *one, *one, intp, types.boolean), codegen
+    return types.void(edge, pace, products, intp, intp, intp, shift, least, *one, *one, intp, types.boolean), codegen
 
 
 @intrinsic
-def transform_weights(typingctx, edge, w, at, row_stride, rows, tap_stride, u, to, plane):
+def transform_weights(typingctx, edge, pace, w, at, row_stride, rows, tap_stride, u, to, plane):
     """u.flat[to + (α·i + j)·plane :] = element (i, j) of G g Gᵀ for TILE_ROWS filters, those from `rows` on zero.
 
     Tap t of filter r stands at w.flat[at + r·row_stride + t·tap_stride].
@@ -316,10 +336,10 @@ def transform_weights(typingctx, edge, w, at, row_stride, rows, tap_stride, u, t
     m = edge.count
 
     def codegen(context, b, sig, args):
-        _, source, first, row_step, count, tap_step, target, start, step = args
-        element = emit.element(sig.args[1].dtype)
+        _, _, source, first, row_step, count, tap_step, target, start, step = args
+        element = emit.element(sig.args[2].dtype)
         vector = ir.VectorType(element, TILE_ROWS)
-        _, weights, _ = _matrices(m)
+        _, weights, _ = _matrices(m, pace.count)
         zero = ir.Constant(element, 0.0)
         inside = [b.icmp_signed("<", I64(r), count) for r in range(TILE_ROWS)]
         bases = [b.add(first, b.select(inside[r], b.mul(row_step, I64(r)), I64(0))) for r in range(TILE_ROWS)]
@@ -328,19 +348,19 @@ def transform_weights(typingctx, edge, w, at, row_stride, rows, tap_stride, u, t
             tap = ir.Constant(vector, ir.Undefined)
             for r in range(TILE_ROWS):
                 place = b.add(bases[r], b.mul(tap_step, I64(t)))
-                value = b.load(emit.pointer(context, b, sig.args[1], source, place))
+                value = b.load(emit.pointer(context, b, sig.args[2], source, place))
                 tap = b.insert_element(tap, b.select(inside[r], value, zero), I32(r))
             taps.append(tap)
         # Gᵀ from the right along the taps of a row, then G along the rows.
         rows = [_to_points(b, weights, taps[TAPS * i : TAPS * i + TAPS]) for i in range(TAPS)]
-        for j in range(m + TAPS - 1):
+        for j in range(len(weights)):
             for i, value in enumerate(_to_points(b, weights, [row[j] for row in rows])):
-                place = b.add(start, b.mul(step, I64(i * (m + TAPS - 1) + j)))
-                emit.store(b, emit.pointer(context, b, sig.args[6], target, place), value)
+                place = b.add(start, b.mul(step, I64(i * len(weights) + j)))
+                emit.store(b, emit.pointer(context, b, sig.args[7], target, place), value)
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(edge, w, intp, intp, intp, intp, u, intp, intp), codegen
+    return types.void(edge, pace, w, intp, intp, intp, intp, u, intp, intp), codegen
 
 
 @intrinsic
@@ -354,7 +374,7 @@ def gather_weights(typingctx, edge, products, at, plane, gw, to, count):
     def codegen(context, b, sig, args):
         _, source, first, step, target, start, number = args
         vector = emit.vector(vec_of(sig.args[1]))
-        _, weights, _ = _matrices(m)
+        _, weights, _ = _matrices(m, 1)
         matrix = [list(column) for column in zip(*weights, strict=True)]
         size = m + TAPS - 1
         rows = []
