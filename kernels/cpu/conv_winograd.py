@@ -79,30 +79,30 @@ _MOST = (0,) * TILE_VECS
 
 
 @inner
-def _list_halves(edge, pace, overlap, halves, first, count, width, tiles_y, tiles_x, source, target):
+def _list_halves(tile, step, overlap, halves, first, count, width, tiles_y, tiles_x, source, target):
     """Write the halves of tiles first … first + count − 1 into `halves`; returns how many.
 
     source: channels, height, width, and the first tile's line and column; target: channels, height, width.
     """
     channels, in_h, in_w, top, left = source
     rows, out_h, out_w = target
-    m, step = len(edge), len(edge) * len(pace)
-    number, tile, end = 0, first, first + count
-    while tile < end:
-        row = quotient(tile, tiles_x)
+    m, apart = len(tile), len(step)
+    number, next_tile, end = 0, first, first + count
+    while next_tile < end:
+        row = quotient(next_tile, tiles_x)
         image = quotient(row, tiles_y)
-        tx, ty = tile - row * tiles_x, row - image * tiles_y
-        length = min(end - tile, width >> 1, tiles_x - tx)
-        y, x = top + ty * step, left + tx * step
+        tx, ty = next_tile - row * tiles_x, row - image * tiles_y
+        length = min(end - next_tile, width >> 1, tiles_x - tx)
+        y, x = top + ty * apart, left + tx * apart
         at = number * _HALF
-        halves[at + _TILE] = tile - first
+        halves[at + _TILE] = next_tile - first
         halves[at + _SOURCE] = (image * channels * in_h + y) * in_w + x
-        halves[at + _LOW], halves[at + _HIGH] = -x, min(in_w - x, length * step + len(overlap))
+        halves[at + _LOW], halves[at + _HIGH] = -x, min(in_w - x, length * apart + len(overlap))
         halves[at + _Y] = y
         halves[at + _TARGET] = (image * rows * out_h + ty * m) * out_w + tx * m
         halves[at + _ELEMENTS], halves[at + _LINES] = min(length * m, out_w - tx * m), min(m, out_h - ty * m)
         number += 1
-        tile += length
+        next_tile += length
     return number
 
 
@@ -119,10 +119,10 @@ def _copy_half(x, corner, low, high, y, in_w, in_h, lines, buffer, at, line):
 
 @inner
 def _transform_region(
-    edge, pace, overlap, x, at, sources, in_h, in_w, halves, count, v, v_at, v_row, v_plane, buffer, line
+    tile, step, overlap, x, at, sources, in_h, in_w, halves, count, v, v_at, v_row, v_plane, buffer, line
 ):
     """V of the tiles of `halves`: `sources` channels of x from x.flat[at] on."""
-    lines, plane = len(edge) * len(pace) + len(overlap), in_h * in_w
+    lines, plane = len(step) + len(overlap), in_h * in_w
     for c in range(sources):
         here, to = at + c * plane, v_at + c * v_row
         for k in range(0, count, 2):
@@ -142,7 +142,7 @@ def _transform_region(
                 _copy_half(x, corner_2, low_2, high_2, y_2, in_w, in_h, lines, v, buffer + lines * line, line)
                 first, second, stride = address(v, buffer), address(v, buffer + lines * line), line
             transform_input(
-                edge, pace, overlap, first, low, high, y, second, low_2, high_2, y_2, stride, in_h, v, t, t_2, v_plane
+                tile, step, overlap, first, low, high, y, second, low_2, high_2, y_2, stride, in_h, v, t, t_2, v_plane
             )
 
 
@@ -172,14 +172,14 @@ def _copy_out(products, buffer, line, y, to, elements, lines, out_w):
 
 @inner
 def _store_region(
-    edge, pace, products, at, row, plane, bias, bias_at, floor, z, code, y, target, halves, count, rows, out_h, out_w,
+    tile, step, products, at, row, plane, bias, bias_at, floor, z, code, y, target, halves, count, rows, out_h, out_w,
     past, buffer, line,
 ):  # fmt: skip
     """Transform `rows` output channels of a region back, add their bias, and z, and write them, activated.
 
     target: where the first of them begins in y.
     """
-    m = len(edge)
+    m = len(tile)
     least = splat(y, floor)
     for r in range(rows):
         shift = splat(y, y.dtype.type(0))
@@ -194,7 +194,7 @@ def _store_region(
             if not MASKS:
                 first, second, stride = address(products, buffer), address(products, buffer + m * line), line
             transform_output(
-                edge, pace, products, here + halves[i + _TILE], here + halves[j + _TILE], plane, shift, least,
+                tile, step, products, here + halves[i + _TILE], here + halves[j + _TILE], plane, shift, least,
                 first, elements, lines, second, elements_2, lines_2, stride, past,
             )  # fmt: skip
             if not MASKS:
@@ -218,7 +218,7 @@ def _expect(y, target, halves, count, first, end, out_h, out_w):
 
 
 @njit
-def _convolve(counter, thread, edge, pace, overlap, x, u, first_panel, panels, bias, floor, z, code, y, sizes, work):
+def _convolve(counter, thread, tile, step, overlap, x, u, first_panel, panels, bias, floor, z, code, y, sizes, work):
     """One (group, region, part of the output channels) after another until none is left.
 
     Output channels are those of `panels` panels from first_panel on; u holds just their weights.
@@ -227,14 +227,14 @@ def _convolve(counter, thread, edge, pace, overlap, x, u, first_panel, panels, b
     images, groups, sources, rows, in_h, in_w, out_h, out_w, top, left = sizes[:10]
     tiles_y, tiles_x, tiles, regions, parts, v_plane, out_row, out_plane, size = sizes[10:19]
     past = sizes[19] > 0
-    m, width, v_row = len(edge), lanes(x), tiles
-    side = m * len(pace) + len(overlap)
+    width, v_row = lanes(x), tiles
+    side = max(len(tile), len(step)) + len(overlap)
     places = side * side
     every = images * tiles_y * tiles_x
     # A thread's memory: V, one panel's products, and a buffer of lines.
     v_at = thread * size
     out_at = v_at + places * v_plane
-    buffer, line = out_at + places * out_plane, _line(m * len(pace), width)
+    buffer, line = out_at + places * out_plane, _line(max(len(tile), len(step)), width)
     halves = np.empty(_HALF * tiles, np.int64)
     held, count = -1, 0
     while True:
@@ -248,11 +248,11 @@ def _convolve(counter, thread, edge, pace, overlap, x, u, first_panel, panels, b
         if place != held:
             source, target = (groups * sources, in_h, in_w, top, left), (groups * rows, out_h, out_w)
             count = _list_halves(
-                edge, pace, overlap, halves, region * tiles, here, width, tiles_y, tiles_x, source, target
+                tile, step, overlap, halves, region * tiles, here, width, tiles_y, tiles_x, source, target
             )
             at = group * sources * in_h * in_w
             _transform_region(
-                edge, pace, overlap, x, at, sources, in_h, in_w, halves, count, work, v_at, v_row, v_plane, buffer, line
+                tile, step, overlap, x, at, sources, in_h, in_w, halves, count, work, v_at, v_row, v_plane, buffer, line
             )
             held = place
         for panel in range(quotient(panels * part, parts), quotient(panels * (part + 1), parts)):
@@ -269,7 +269,7 @@ def _convolve(counter, thread, edge, pace, overlap, x, u, first_panel, panels, b
                 _multiply(here, u, u_at, work, v_at + k * v_plane, v_row, sources, work, product, out_row)
                 u_at += sources * TILE_ROWS
             _store_region(
-                edge, pace, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, to, halves, count, n, out_h,
+                tile, step, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, to, halves, count, n, out_h,
                 out_w, past, buffer, line,
             )  # fmt: skip
     order_stores()
@@ -277,11 +277,11 @@ def _convolve(counter, thread, edge, pace, overlap, x, u, first_panel, panels, b
 
 
 @njit
-def _transform_weights(counter, thread, edge, pace, w, u, first_panel, panels, layout):
+def _transform_weights(counter, thread, tile, step, overlap, w, u, first_panel, panels, layout):
     """u = U of `panels` panels of every group from first_panel on, one panel after another until none is left."""
     state = flush_denormals()
     groups, rows, sources, row_stride, source_stride, tap_stride = layout
-    side = len(edge) * len(pace) + 3 - len(pace)
+    side = max(len(tile), len(step)) + len(overlap)
     places, plane = side * side, sources * TILE_ROWS
     while True:
         piece = take(counter, thread, groups * panels)
@@ -294,7 +294,7 @@ def _transform_weights(counter, thread, edge, pace, w, u, first_panel, panels, l
         first = group * rows * sources * 9 + r * row_stride + (8 if tap_stride < 0 else 0)
         for c in range(sources):
             to = piece * places * plane + c * TILE_ROWS
-            transform_weights(edge, pace, w, first + c * source_stride, row_stride, n, tap_stride, u, to, plane)
+            transform_weights(tile, step, w, first + c * source_stride, row_stride, n, tap_stride, u, to, plane)
     restore_denormals(state)
 
 
@@ -302,12 +302,13 @@ def _transform_weights(counter, thread, edge, pace, w, u, first_panel, panels, l
 class _Plan:
     """What of a problem is worked out once.
 
-    pace: a tuple as long as outputs are apart; sizes: _convolve's; layout: _transform_weights'. work: elements of
-    scratch of all threads; panel: elements of U of one panel of all groups; panels: of a group; at_once: how many are
-    transformed and used at a time when nobody keeps U; pieces: of work; vectors: of tiles multiplied for each panel.
+    tuples: tile, step and overlap, see winograd_transforms. sizes: _convolve's; layout: _transform_weights'. work:
+    elements of scratch of all threads; panel: elements of U of one panel of all groups; panels: of a group; at_once:
+    how many are transformed and used at a time when nobody keeps U; pieces: of work; vectors: of tiles multiplied for
+    each panel.
     """
 
-    pace: tuple
+    tuples: tuple
     sizes: np.ndarray
     layout: np.ndarray
     work: int
@@ -333,15 +334,21 @@ def _buffer_size(step, width):
 def _plan(m, p, backwards):
     """The plan of a forward convolution, or of its input gradient if `backwards`."""
     if backwards:
-        pace, sources, rows, in_h, in_w, out_h, out_w = 1, p.og, p.cg, p.oh, p.ow, p.h, p.w
+        sources, rows, in_h, in_w, out_h, out_w = p.og, p.cg, p.oh, p.ow, p.h, p.w
         top, left = p.padding[0] - 2, p.padding[2] - 2
         layout = (p.groups, rows, sources, 9, 9 * p.cg, -1)
     else:
-        pace, sources, rows, in_h, in_w, out_h, out_w = p.stride[0], p.cg, p.og, p.h, p.w, p.oh, p.ow
+        sources, rows, in_h, in_w, out_h, out_w = p.cg, p.og, p.h, p.w, p.oh, p.ow
         top, left = -p.padding[0], -p.padding[2]
         layout = (p.groups, rows, sources, 9 * p.cg, 9, 1)
+    tile, step = m, m
+    if p.stride[0] == 2 and backwards:
+        tile, top, left = 2 * m, p.padding[0] // 2, p.padding[2] // 2
+    elif p.stride[0] == 2:
+        step = 2 * m
+    overlap = _overlap(p)
     width = VECTOR_BYTES // itemsize(p.dtype)
-    tiles_y, tiles_x = -(-out_h // m), -(-out_w // m)
+    tiles_y, tiles_x = -(-out_h // tile), -(-out_w // tile)
     every = max(1, p.n * tiles_y * tiles_x)
 
     def vectors(tiles):
@@ -357,7 +364,7 @@ def _plan(m, p, backwards):
     past = (
         MASKS
         and p.n * p.groups * rows * out_h * out_w * itemsize(p.dtype) >= _PAST_THE_CACHE
-        and out_w % (m * width // 2) == out_h % m == 0
+        and out_w % (tile * width // 2) == out_h % tile == 0
         and not (p.add or code_of(p) not in (0, RELU))
     )
     tiles = min(range(most, 0, -width) if past else (most + 1, *range(most, 0, -width)), key=vectors)
@@ -369,12 +376,12 @@ def _plan(m, p, backwards):
     v_plane = -(-(sources * tiles + width - LINE) // (2 * LINE)) * 2 * LINE + LINE
     out_row = -(-tiles // width) * width
     out_plane = TILE_ROWS * out_row + LINE
-    places = _side(m, pace) ** 2
-    size = places * (v_plane + out_plane) + _buffer_size(m * pace, width)
+    places = _places(m, p)
+    size = places * (v_plane + out_plane) + _buffer_size(max(tile, step), width)
     sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x, tiles, regions, parts)
     panel = p.groups * sources * TILE_ROWS * places
     return _Plan(
-        pace=(0,) * pace,
+        tuples=((0,) * tile, (0,) * step, (0,) * overlap),
         sizes=np.array((*sizes, v_plane, out_row, out_plane, size, past), np.int64),
         layout=np.array(layout, np.int64),
         work=threads.available() * size,
@@ -386,15 +393,20 @@ def _plan(m, p, backwards):
     )
 
 
-def _side(m, pace):
-    """α: a tile has α² products, and reads α×α elements."""
-    return m * pace + TAPS - pace
+def _overlap(p):
+    """Elements of the input that tiles share on an axis."""
+    return 2 if p.stride[0] == 1 else 1
+
+
+def _places(m, p):
+    """Products of a tile, α²."""
+    return (m * p.stride[0] + _overlap(p)) ** 2
 
 
 def _prepare(m, plan, w, u, first=0, panels=None):
     panels = panels or plan.panels
     team = threads.team(100.0 * w.size, panels)
-    parallel(_transform_weights, team, (0,) * m, plan.pace, w.reshape(-1), u, first, panels, plan.layout)
+    parallel(_transform_weights, team, *plan.tuples, w.reshape(-1), u, first, panels, plan.layout)
 
 
 def _run(m, p, plan, x, w, b, z, y, scratch, u):
@@ -413,18 +425,25 @@ def _run(m, p, plan, x, w, b, z, y, scratch, u):
             weights = own
             _prepare(m, plan, w, own, first, panels)
         args = (weights, first, panels, b, floor, z.reshape(-1), code, y.reshape(-1), plan.sizes, work)
-        tuples = (0,) * m, plan.pace, (0,) * (TAPS - len(plan.pace))
-        parallel(_convolve, team, *tuples, x.reshape(-1), *args)
+        parallel(_convolve, team, *plan.tuples, x.reshape(-1), *args)
 
 
-def _unsupported(p, paces=(1,)):
+def _unsupported(p, strides=(1,)):
     if (p.kh, p.kw) != (3, 3):
         return f"kernel {p.kh}×{p.kw}, needs 3×3"
-    if p.stride[0] != p.stride[1] or p.stride[0] not in paces:
-        return f"stride {p.stride}, needs {' or '.join(map(str, paces))}"
+    if p.stride[0] != p.stride[1] or p.stride[0] not in strides:
+        return f"stride {p.stride}, needs {' or '.join(map(str, strides))}"
     if p.dilation != (1, 1):
         return f"dilation {p.dilation}, needs 1"
     return None
+
+
+def _unsupported_backwards(p, strides):
+    # A tile of the input gradient begins with an element that meets tap 1.
+    top, left = p.padding[0], p.padding[2]
+    if p.stride == (2, 2) and top % 2 * left % 2 == 0:
+        return f"padding {p.padding} with stride 2, needs odd ones before the first row and column"
+    return _unsupported(p, strides)
 
 
 # Flops' worth of time, measured, for each of (m + 2)² places: transforming one vector of tiles of an input channel, of
@@ -435,8 +454,7 @@ _WEIGHT_COST = 30.0
 
 
 def _cost(m, p, backwards):
-    plan = _plan(m, p, backwards)
-    places = _side(m, len(plan.pace)) ** 2
+    plan, places = _plan(m, p, backwards), _places(m, p)
     sources, rows = (p.og, p.cg) if backwards else (p.cg, p.og)
     lanes_each = VECTOR_BYTES // itemsize(p.dtype)
     multiply = 2.0 * plan.vectors * plan.panels * TILE_ROWS * lanes_each * sources * places
@@ -445,18 +463,20 @@ def _cost(m, p, backwards):
 
 
 def _weight_cost(m, p):
-    return _WEIGHT_COST * _side(m, p.stride[0]) ** 2 * p.o * p.cg
+    return _WEIGHT_COST * _places(m, p) * p.o * p.cg
 
 
 def _register(m, limit):
+    strides = (1, 2) if m in STRIDED_POINTS else (1,)
+
     def register(op, backwards):
         return kernel(
             f"{op}/winograd_f{m}/cpu",
             limit=limit,
-            spread=m - 1,
+            spread=(2 if backwards and 2 in strides else 1) * m - 1,
             cost=lambda p: _cost(m, p, backwards),
             scratch=lambda p: _plan(m, p, backwards).work + _own(m, p, backwards),
-            unsupported=lambda p: _unsupported(p, (1,) if backwards or m not in STRIDED_POINTS else (1, 2)),
+            unsupported=lambda p: (_unsupported_backwards if backwards else _unsupported)(p, strides),
             prepare=lambda p, w, u: _prepare(m, _plan(m, p, backwards), w, u),
             prepared=lambda p: _plan(m, p, backwards).panel * _plan(m, p, backwards).panels,
             prepare_cost=lambda p: _weight_cost(m, p),
@@ -486,7 +506,7 @@ def _transform_all(counter, thread, edge, overlap, x, channels, source, sources,
     m, width = len(edge), lanes(x)
     halves = np.empty(_HALF * count, np.int64)
     where = channels, in_h, in_w, top, left
-    several = _list_halves(edge, (0,), overlap, halves, first, count, width, tiles_y, tiles_x, where, (0, 0, 0))
+    several = _list_halves(edge, edge, overlap, halves, first, count, width, tiles_y, tiles_x, where, (0, 0, 0))
     # The memory begins with every thread's buffer of lines.
     buffer = thread * size
     while True:
@@ -494,7 +514,7 @@ def _transform_all(counter, thread, edge, overlap, x, channels, source, sources,
         if c < 0:
             break
         _transform_region(
-            edge, (0,), overlap, x, (source + c) * in_h * in_w, 1, in_h, in_w, halves, several, v, at + c * v_row,
+            edge, edge, overlap, x, (source + c) * in_h * in_w, 1, in_h, in_w, halves, several, v, at + c * v_row,
             v_row, sources * v_row, buffer, _line(m, width),
         )  # fmt: skip
         for k in range((m + 2) * (m + 2)):

@@ -6,7 +6,7 @@ Toom and Cook's construction: polynomials are multiplied by their values at m + 
 dimensions are the same matrices from both sides. Sources: S. Winograd, Arithmetic Complexity of Computations (1980);
 A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks (2015).
 
-Outputs two apart need fewer products too: `strided`.
+Outputs or inputs two apart need fewer products too: `strided`, `spread`.
 
 The points decide the rounding error. Pairs ±p near 1 keep the powers of p small, and reciprocal ones balance them.
 """
@@ -26,7 +26,7 @@ POINTS = {
     6: (Fraction(1, 2), Fraction(1), Fraction(7, 4)),
 }
 
-# The same for outputs two apart, where filters have two taps. There 0 is no point.
+# The same where outputs or inputs are two apart, so that filters have two taps. There 0 is no point.
 STRIDED_POINTS = {2: (Fraction(1),), 4: (Fraction(1, 2), Fraction(5, 4))}
 
 
@@ -67,18 +67,26 @@ def matrices(m, points, r=TAPS):
     return output, weights, data
 
 
-def strided(m, points):
-    """(Aᵀ, G, Bᵀ) of m outputs of three taps that stand two apart, y[i] = Σ_j g[j] · d[2i + j].
+def _apart(m, points):
+    """(Aᵀ, G, Bᵀ) of F(m, 2), and the rows of the unit matrix: what outputs or inputs two apart are made of.
 
-    Taps 0 and 2 meet only elements of even number: F(m, 2), by `matrices`. Tap 1 meets the odd ones: m products.
+    Of three taps, 0 and 2 meet elements of one parity and tap 1 those of the other: m + 1 products and m.
     """
     output, weights, data = matrices(m, points, 2)
-    unit = [[int(i == j) for j in range(m)] for i in range(m)]
-    window = range(2 * m + 1)
-    even = [[row[k // 2] if k % 2 == 0 else 0 for k in window] for row in data]
-    odd = [[int(k == 2 * i + 1) for k in window] for i in range(m)]
-    return (
-        [[*row, *rest] for row, rest in zip(output, unit, strict=True)],
-        [*([first, 0, last] for first, last in weights), *([0, 1, 0] for _ in range(m))],
-        [*even, *odd],
-    )
+    weights = [*([first, 0, last] for first, last in weights), *([0, 1, 0] for _ in range(m))]
+    return output, weights, data, [[int(i == j) for j in range(m)] for i in range(m)]
+
+
+def strided(m, points):
+    """(Aᵀ, G, Bᵀ) of m outputs two apart, y[i] = Σ_j g[j] · d[2i + j]."""
+    output, weights, data, unit = _apart(m, points)
+    even = [[row[k // 2] if k % 2 == 0 else 0 for k in range(2 * m + 1)] for row in data]
+    odd = [[row[k // 2] if k % 2 else 0 for k in range(2 * m)] + [0] for row in unit]
+    return [[*row, *rest] for row, rest in zip(output, unit, strict=True)], weights, [*even, *odd]
+
+
+def spread(m, points):
+    """(Aᵀ, G, Bᵀ) of 2m outputs of inputs two apart: y[2i] = g[1] · d[i], y[2i + 1] = g[0] · d[i] + g[2] · d[i + 1]."""
+    output, weights, data, unit = _apart(m, points)
+    rows = [([0] * (m + 1) + rest, row + [0] * m) for row, rest in zip(output, unit, strict=True)]
+    return [row for pair in rows for row in pair], weights, [*data, *([*row, 0] for row in unit)]

@@ -1,8 +1,9 @@
 """Winograd's transforms as straight-line vector code, emitted from the matrices of winograd_matrices, and its product.
 
 The lanes of a vector are tiles: one intrinsic transforms as many tiles as a vector has lanes. It is emitted as a whole
-because hundreds of Numba statements compile for seconds. The size m of F(m×m, 3×3) is the length of the tuple `edge`,
-the distance of outputs that of the tuple `pace`; α² is the number of a tile's products.
+because hundreds of Numba statements compile for seconds. How many outputs a tile has on an axis, and how far apart the
+inputs of two tiles are, are the lengths of the tuples `tile` and `step`: both m for F(m×m, 3×3), one of them 2m where
+outputs or inputs are two apart. α² is the number of a tile's products.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from fastconv.kernels.cpu import emit
 from fastconv.kernels.cpu.emit import I1, I32, I64
 from fastconv.kernels.cpu.host import MASKS, TILE_ROWS, VECTOR_BYTES
 from fastconv.kernels.cpu.simd import vec_of
-from fastconv.kernels.cpu.winograd_matrices import POINTS, STRIDED_POINTS, TAPS, matrices, strided
+from fastconv.kernels.cpu.winograd_matrices import POINTS, STRIDED_POINTS, TAPS, matrices, spread, strided
 
 
 @lru_cache
-def _matrices(m, pace):
-    exact = matrices(m, POINTS[m]) if pace == 1 else strided(m, STRIDED_POINTS[m])
+def _matrices(tile, step):
+    m = min(tile, step)
+    exact = matrices(m, POINTS[m]) if tile == step else (strided if tile < step else spread)(m, STRIDED_POINTS[m])
     return [[list(map(float, row)) for row in matrix] for matrix in exact]
 
 
@@ -171,19 +173,18 @@ def _joined(b, low, high):
 
 @intrinsic
 def transform_input(
-    typingctx, edge, pace, overlap, lines, low, high, y, lines_2, low_2, high_2, y_2, stride, height, v, at, at_2, plane
+    typingctx, tile, step, overlap, lines, low, high, y, lines_2, low_2, high_2, y_2, stride, height, v, at, at_2, plane
 ):
     """v.flat[at + (α·i + j)·plane :] = element (i, j) of Bᵀ d B for half a vector of tiles d.
 
     And v.flat[at_2 + …], written after it, for another half vector of tiles. `lines` is the address of the tiles'
-    first line: element t·m·pace of a line is tile t's first; lines are `stride` elements apart. Tiles overlap by the
-    length of the tuple `overlap`; if that is empty, they are m×m and the matrix is A, the one for gradients of outputs.
+    first line: element t·step of a line is tile t's first; lines are `stride` elements apart. Tiles overlap by the
+    length of the tuple `overlap`; if that is empty, the matrix is A, the one for gradients of outputs.
 
     If MASKS, elements outside of low <= element < high and lines outside of 0 <= y + i < height are zero and their
     memory is not read; else all must be there.
     """
-    m, more = edge.count, len(overlap)
-    step = m * pace.count if more else m
+    apart, more = step.count, len(overlap)
 
     def codegen(context, b, sig, args):
         _, _, _, *halves, line, bottom, array, first, second, far = args
@@ -191,17 +192,17 @@ def transform_input(
         vector = emit.vector(vec_of(sig.args[13]))
         count = vector.count
         half = ir.VectorType(vector.element, count // 2)
-        output, _, data = _matrices(m, pace.count)
+        output, _, data = _matrices(tile.count, apart)
         matrix = data if more else [list(column) for column in zip(*output, strict=True)]
         # A line's vectors of each half in turn, and the elements beyond them, both halves' in one vector.
         beyond = range(0, more, half.count)
-        starts = [(h, q * count, vector) for h in (0, 1) for q in range(step // 2)]
-        starts += [(h, step // 2 * count + e, half) for e in beyond for h in (0, 1)]
-        nothing = emit.zeros(b, vector, step // 2 + 1)
+        starts = [(h, q * count, vector) for h in (0, 1) for q in range(apart // 2)]
+        starts += [(h, apart // 2 * count + e, half) for e in beyond for h in (0, 1)]
+        nothing = emit.zeros(b, vector, apart // 2 + 1)
         masks = [_bits(b, b.sub(halves[h][1], I64(e)), b.sub(halves[h][2], I64(e)), v.count) for h, e, v in starts]
         masks = [b.bitcast(bits, ir.VectorType(I1, v.count)) for bits, (_, _, v) in zip(masks, starts, strict=True)]
-        columns = [[] for _ in range(step + len(beyond))]
-        for i in range(step + more):
+        columns = [[] for _ in range(apart + len(beyond))]
+        for i in range(apart + more):
             bases = []
             for base, _, _, top in halves:
                 place, here = b.add(top, I64(i)), b.add(base, b.mul(line, I64(i * emit.align(vector))))
@@ -213,21 +214,21 @@ def transform_input(
             for (h, e, kind), bits in zip(starts, masks, strict=True):
                 pointer = _at(b, bases[h], I64(e), vector)
                 parts.append(emit.masked_load(b, pointer, kind, bits) if MASKS else emit.load(b, pointer, kind))
-            parts[step:] = [_joined(b, *parts[k : k + 2]) for k in range(step, len(parts), 2)]
+            parts[apart:] = [_joined(b, *parts[k : k + 2]) for k in range(apart, len(parts), 2)]
             for column, part in zip(columns, parts, strict=True):
                 column.append(part)
         # Along the columns while elements lie as in memory, then along the rows.
         columns = [_to_points(b, matrix, column) for column in columns]
         for i in range(len(matrix)):
             parts = [column[i] for column in columns]
-            tile = [_every(b, parts[:step], step, j) for j in range(step)]
+            inputs = [_every(b, parts[:apart], apart, j) for j in range(apart)]
             for j in range(more):
                 # What a tile shares with the next one: that one's beginning, and the elements beyond.
                 lanes = [k + 1 for k in range(count)]
                 for h in (0, 1):
                     lanes[(h + 1) * half.count - 1] = count + h * half.count + j % half.count
-                tile.append(_shuffle(b, tile[j], parts[step + j // half.count], lanes))
-            for j, value in enumerate(_to_points(b, matrix, tile)):
+                inputs.append(_shuffle(b, inputs[j], parts[apart + j // half.count], lanes))
+            for j, value in enumerate(_to_points(b, matrix, inputs)):
                 offset = b.mul(far, I64(i * len(matrix) + j))
                 for start, part in zip((first, second), _halves(b, value), strict=True):
                     emit.store(b, emit.pointer(context, b, sig.args[13], array, b.add(start, offset)), part)
@@ -235,14 +236,14 @@ def transform_input(
 
     intp = types.intp
     one = (types.int64, intp, intp, intp)
-    return types.void(edge, pace, overlap, *one, *one, intp, intp, v, intp, intp, intp), codegen
+    return types.void(tile, step, overlap, *one, *one, intp, intp, v, intp, intp, intp), codegen
 
 
 @intrinsic
 def transform_output(
     typingctx,
-    edge,
-    pace,
+    tile,
+    step,
     products,
     at,
     at_2,
@@ -260,25 +261,26 @@ def transform_output(
 ):
     """Line i of y = line i of max(Aᵀ [products] A + shift, least) of half a vector of tiles, and of another half.
 
-    It stands i·stride elements after the address `lines`; element t·m + k of it is tile t's element k.
+    It stands i·stride elements after the address `lines`; element t·tile + k of it is tile t's element k.
     products.flat[at + (α·i + j)·plane :] is element (i, j). If MASKS, only the first `elements` elements of `height`
-    lines are written; else m / 2 vectors of m lines. With `past`, whole vectors on whole cache lines go past the cache.
+    lines are written; else half a tile's vectors of all lines. With `past`, whole vectors on whole cache lines go past
+    the cache.
     """
-    m = edge.count
+    m = tile.count
 
     def codegen(context, b, sig, args):
-        _, _, source, first, second, step, added, floor, *halves, line, past = args
+        _, _, source, first, second, far, added, floor, *halves, line, past = args
         halves = halves[:3], halves[3:]
         vector = emit.vector(vec_of(sig.args[2]))
         count = vector.count
         half = ir.VectorType(vector.element, count // 2)
-        output, _, _ = _matrices(m, pace.count)
+        output, _, _ = _matrices(m, step.count)
         size = len(output[0])
         rows = []
         for i in range(size):
             row = []
             for j in range(size):
-                offset = b.mul(step, I64(i * size + j))
+                offset = b.mul(far, I64(i * size + j))
                 places = [
                     emit.pointer(context, b, sig.args[2], source, b.add(start, offset)) for start in (first, second)
                 ]
@@ -324,22 +326,21 @@ def transform_output(
 
     intp = types.intp
     one = (types.int64, intp, intp)
-    return types.void(edge, pace, products, intp, intp, intp, shift, least, *one, *one, intp, types.boolean), codegen
+    return types.void(tile, step, products, intp, intp, intp, shift, least, *one, *one, intp, types.boolean), codegen
 
 
 @intrinsic
-def transform_weights(typingctx, edge, pace, w, at, row_stride, rows, tap_stride, u, to, plane):
+def transform_weights(typingctx, tile, step, w, at, row_stride, rows, tap_stride, u, to, plane):
     """u.flat[to + (α·i + j)·plane :] = element (i, j) of G g Gᵀ for TILE_ROWS filters, those from `rows` on zero.
 
     Tap t of filter r stands at w.flat[at + r·row_stride + t·tap_stride].
     """
-    m = edge.count
 
     def codegen(context, b, sig, args):
-        _, _, source, first, row_step, count, tap_step, target, start, step = args
+        _, _, source, first, row_step, count, tap_step, target, start, far = args
         element = emit.element(sig.args[2].dtype)
         vector = ir.VectorType(element, TILE_ROWS)
-        _, weights, _ = _matrices(m, pace.count)
+        _, weights, _ = _matrices(tile.count, step.count)
         zero = ir.Constant(element, 0.0)
         inside = [b.icmp_signed("<", I64(r), count) for r in range(TILE_ROWS)]
         bases = [b.add(first, b.select(inside[r], b.mul(row_step, I64(r)), I64(0))) for r in range(TILE_ROWS)]
@@ -355,12 +356,12 @@ def transform_weights(typingctx, edge, pace, w, at, row_stride, rows, tap_stride
         rows = [_to_points(b, weights, taps[TAPS * i : TAPS * i + TAPS]) for i in range(TAPS)]
         for j in range(len(weights)):
             for i, value in enumerate(_to_points(b, weights, [row[j] for row in rows])):
-                place = b.add(start, b.mul(step, I64(i * len(weights) + j)))
+                place = b.add(start, b.mul(far, I64(i * len(weights) + j)))
                 emit.store(b, emit.pointer(context, b, sig.args[7], target, place), value)
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(edge, pace, w, intp, intp, intp, intp, u, intp, intp), codegen
+    return types.void(tile, step, w, intp, intp, intp, intp, u, intp, intp), codegen
 
 
 @intrinsic
@@ -374,7 +375,7 @@ def gather_weights(typingctx, edge, products, at, plane, gw, to, count):
     def codegen(context, b, sig, args):
         _, source, first, step, target, start, number = args
         vector = emit.vector(vec_of(sig.args[1]))
-        _, weights, _ = _matrices(m, 1)
+        _, weights, _ = _matrices(m, m)
         matrix = [list(column) for column in zip(*weights, strict=True)]
         size = m + TAPS - 1
         rows = []
