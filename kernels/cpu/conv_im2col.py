@@ -383,9 +383,11 @@ def _grad_weight(counter, thread, x, gy, partial, sizes, dy, dx, splits, work):
     restore_denormals(state)
 
 
-# The same for the weight gradient's gathering: a piece of at most a vector, an element without vectors.
+# The same for the weight gradient's gathering: a piece of at most a vector, an element without vectors; and for summing
+# the lanes of a tile.
 _LONG_PIECE_COST = 600
 _ELEMENT_COST = 100
+_SUM_COST = 6_000
 
 
 def _gather_cost(p, grid, depth):
@@ -408,10 +410,14 @@ def _grad_weight_scratch(p):
 
 
 def _grad_weight_cost(p):
-    depth = p.cg * p.kh * p.kw
-    tiles = -(-p.og // LANE_ROWS) * -(-depth // LANE_VECS) * LANE_ROWS * LANE_VECS
-    grid = conv_taps.forward_grid(p)
-    return 1.2 * p.flops * tiles / (p.og * depth) + _gather_cost(p, grid, depth) + 60_000
+    depth, pixels = p.cg * p.kh * p.kw, p.oh * p.ow
+    width = VECTOR_BYTES // itemsize(p.dtype)
+    tiles = p.groups * -(-p.og // LANE_ROWS) * -(-depth // LANE_VECS)
+    padded = -(-pixels // width) * width
+    together = max(1, _PIXELS // max(1, padded))
+    multiply = 2.4 * tiles * LANE_ROWS * LANE_VECS * p.n * padded
+    sums = _SUM_COST * tiles * -(-p.n // together) * -(-pixels // _PIXELS)
+    return multiply + sums + _gather_cost(p, conv_taps.forward_grid(p), depth) + 60_000
 
 
 @kernel("conv2d_grad_weight/im2col/cpu", limit=1.0, cost=_grad_weight_cost, scratch=_grad_weight_scratch)

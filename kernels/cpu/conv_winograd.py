@@ -450,7 +450,7 @@ def _unsupported_backwards(p, strides):
 # an output channel, and one weight.
 _INPUT_COST = 700.0
 _OUTPUT_COST = 250.0
-_WEIGHT_COST = 30.0
+_WEIGHT_COST = 55.0
 
 
 def _cost(m, p, backwards):
