@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from typing import Any, TypeAlias
@@ -132,10 +133,7 @@ def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]
 class Bound:
     """A kernel and a problem, and what of a call depends on nothing else."""
 
-    __slots__ = (
-        "dtype", "empty", "kernel", "kernel_run", "nbytes", "new", "none", "outputs", "problem", "shape", "simple",
-        "weights",
-    )  # fmt: skip
+    __slots__ = ("empty", "kernel", "nbytes", "none", "outputs", "problem", "simple", "weights")
 
     def __init__(self, kernel: Kernel, problem: Problem) -> None:
         self.kernel, self.problem = kernel, problem
@@ -148,17 +146,22 @@ class Bound:
         self.empty = problem.flops == 0
         self.nbytes = 0 if self.empty else kernel.scratch(problem) * problems.itemsize(problem.dtype)
         self.weights = OPS[kernel.op].inputs.index("w") if kernel.prepare is not None else None
-        # One output and nothing else: then Python's own time is most of a call's.
-        self.new, self.shape, self.dtype = self.outputs[0]
-        self.kernel_run = kernel.run
-        self.simple = not (self.empty or self.nbytes or self.weights is not None or len(self.outputs) > 1)
+        # For one output and nothing else, when Python's own time is most of a call's: arrays in, that output out.
+        self.simple: Callable[..., Array] | None = None
+        if not (self.empty or self.nbytes or self.weights is not None or len(self.outputs) > 1):
+            run, none, (new, shape, dtype) = kernel.run, self.none, self.outputs[0]
+
+            def simple(*arrays: Array) -> Array:
+                y = new(shape, dtype)
+                run(problem, *arrays, y, none)
+                return y
+
+            self.simple = simple
 
     def __call__(self, arrays: tuple[Array, ...], kept: Kept | None = None) -> tuple[Array, ...]:
         """The outputs for these arrays, which are as kernels take them; see `run` for `kept`."""
-        if self.simple:
-            y = self.new(self.shape, self.dtype)
-            self.kernel_run(self.problem, *arrays, y, self.none)
-            return (y,)
+        if self.simple is not None:
+            return (self.simple(*arrays),)
         if self.empty:
             return tuple(np.zeros(shape, dtype) for _, shape, dtype in self.outputs)
         outputs = tuple([new(shape, dtype) for new, shape, dtype in self.outputs])

@@ -67,6 +67,8 @@ class _Ready:
         ):
             return None
         bound = self.bound
+        if bound.simple is not None:
+            return bound.simple(x, weight._array, b, bound.none)
         kept = None if bound.weights is None else self.layer._keep()
         return bound((x, weight._array, b, bound.none), kept)[0]
 

@@ -5,7 +5,7 @@ Letters as in fastconv.problem; q is a channel within a group, f an output chann
 
 import math
 
-from fastconv.kernels.cpu.epilogue import RELU, SIGMOID, TANH, code_of
+from fastconv.kernels.cpu.epilogue import CODES, RELU, SIGMOID, TANH
 from fastconv.kernels.cpu.jit import njit
 from fastconv.registry import kernel
 
@@ -97,7 +97,7 @@ def _cost(p):
 
 @kernel("conv2d/naive/cpu", limit=1.0, cost=_cost)
 def forward(p, x, w, b, z, y, scratch):
-    _forward(x, w, b, z if z.ndim == 1 else z.reshape(-1), code_of(p), y, p.stride, p.padding, p.dilation, p.groups)
+    _forward(x, w, b, z.reshape(-1) if p.add else z, CODES[p.activation], y, p.stride, p.padding, p.dilation, p.groups)
 
 
 @kernel("conv2d_grad_input/naive/cpu", limit=1.0, cost=_cost)
