@@ -30,7 +30,7 @@ from fastconv.problem import itemsize
 # Rows ahead of which lines are asked for.
 _AHEAD = 4
 
-# Parts of the rows of an image, at most.
+# Parts of the rows of an image where there is one; together, several images have about as many.
 _PARTS = 8
 
 # Bytes of copies made at a time: as many images as fit, at least one.
@@ -117,13 +117,13 @@ def write(copy, team, x, image, images, grid, out):
 def _write(counter, thread, x, shape, image0, images, in_h, in_w, copies):
     """A part of the rows of one channel after another until none is left.
 
-    A thread has parts of all channels: it is likely to be the one that will read them.
+    A thread has parts of all channels: it is likely to be the one that will read them. So it is with many images.
     """
     state = flush_denormals()
     channels, height, line, top, left, step = shape
     width = lanes(x)
     zero = x.dtype.type(0)
-    parts = min(height, _PARTS)
+    parts = min(height, max(1, quotient(_PARTS, max(images, 1))))
     while True:
         piece = take(counter, thread, images * parts * channels)
         if piece < 0:
