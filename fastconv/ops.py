@@ -185,8 +185,8 @@ def sqrt(x: T) -> T:
 _FEW = 2048
 
 
-def _vectorised(*arrays: Array) -> bool:
-    """Whether the kernels of kernels/cpu/pointwise take these arrays and are worth calling."""
+def vectorised(*arrays: Array) -> bool:
+    """Whether kernels that take whole arrays of one dtype take these, and are worth calling."""
     first = arrays[0]
     return first.size >= _FEW and all(
         type(a) is np.ndarray and a.flags.carray and a.dtype is first.dtype and a.dtype.char in "fd" for a in arrays
@@ -195,7 +195,7 @@ def _vectorised(*arrays: Array) -> bool:
 
 def _activation(name: str, x: T, a: Array, plain: Callable[[Array], Array], slope: Callable[[Array], Array]) -> T:
     """y = f(x) and its gradient as g · slope(y), by vector kernels or, for few or other elements, by `plain`."""
-    if _vectorised(a):
+    if vectorised(a):
         from fastconv.kernels.cpu import pointwise
 
         y = pointwise.activate(name, a)
@@ -203,7 +203,7 @@ def _activation(name: str, x: T, a: Array, plain: Callable[[Array], Array], slop
         y = plain(a)
 
     def gradient(g: Array) -> Array:
-        if _vectorised(y, g):
+        if vectorised(y, g):
             from fastconv.kernels.cpu import pointwise
 
             return cast(Array, pointwise.gradient(name, y, g))
@@ -215,7 +215,7 @@ def _activation(name: str, x: T, a: Array, plain: Callable[[Array], Array], slop
 def relu(x: T) -> T:
     """max(x, 0), NaN for NaN; its gradient is 0 at 0."""
     a = array(x)
-    if _vectorised(a):
+    if vectorised(a):
         from fastconv.kernels.cpu import pointwise
 
         y = pointwise.activate("relu", a)
@@ -223,7 +223,7 @@ def relu(x: T) -> T:
         y = array_module(a).maximum(a, 0)
 
     def gradient(g: Array) -> Array:
-        if _vectorised(y, g):
+        if vectorised(y, g):
             from fastconv.kernels.cpu import pointwise
 
             return cast(Array, pointwise.gradient("relu", y, g))

@@ -39,6 +39,16 @@ def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
     return a if a.shape == shape else a.reshape(shape)
 
 
+def _bias_gradient(g: Array) -> Array:
+    """Σ over all but the channels of g (N, C, H, W)."""
+    planes = g.reshape(*g.shape[:2], g.shape[2] * g.shape[3])
+    if ops.vectorised(planes):
+        from fastconv.kernels.cpu import sums
+
+        return cast(Array, sums.of_channels(planes))
+    return cast(Array, planes.sum(axis=(0, 2)))
+
+
 def _gradient(op: str, p: Problem, *inputs: Array) -> Array:
     """The result of a gradient operation, by the kernel that is chosen for it."""
     if any(a.dtype != p.dtype for a in inputs):
@@ -108,7 +118,7 @@ def conv2d(
         _shaped(y, before[:-3] + shape[1:]),
         (input, grad_input, weight),
         (weight, grad_weight, input),
-        (bias, lambda g: g.reshape(*shape[:2], shape[2] * shape[3]).sum(axis=(0, 2))),
+        (bias, lambda g: _bias_gradient(_shaped(g, shape))),
     )
 
 
