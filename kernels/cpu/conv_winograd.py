@@ -66,7 +66,7 @@ _HALF = 8
 _WEIGHT_BYTES = 16 * 2**20
 
 # The same for the weight gradient's transformed inputs, gradients and products.
-_GRADIENT_BYTES = 24 * 2**20
+_GRADIENT_BYTES = 31 * 2**20
 
 # Bytes of an output that is written past the cache.
 _PAST_THE_CACHE = 10 * 2**20
