@@ -2,18 +2,20 @@
 
     y = Aᵀ [ Σ_c (G w_c Gᵀ) ⊙ (Bᵀ x_c B) ] A      for each m×m tile of outputs, m = 2, 4, 6
 
-The sum over channels is (m + 2)² matrix products, one for each place of a transformed tile: U (output channels ×
-channels) times V (channels × tiles). Tiles, numbered through images, rows and columns, fill the lanes; output channels
-are broadcast. A piece of work is a region of at most 3 vectors + 1 tiles and some of the output channels: transform
-the region's inputs for all channels, then for one panel of TILE_ROWS output channels after another multiply and
-transform back, so that what lies between x and y stays in the thread's cache.
+With stride 2 it is (2m + 1)² products, for m = 2 and 4: see winograd_matrices. The sum over channels is a matrix
+product for each place of a transformed tile: U (output channels × channels) times V (channels × tiles). Tiles,
+numbered through images, rows and columns, fill the lanes; output channels are broadcast. A piece of work is a region
+of at most 3 vectors + 1 tiles and some of the output channels: transform the region's inputs for all channels, then
+for one panel of TILE_ROWS output channels after another multiply and transform back, so that what lies between x and y
+stays in the thread's cache.
 
 The one tile beyond whole vectors costs a 24th: maps of 28·2^k have 49·4^k tiles of 4×4.
 
-The input gradient is the same with w's channels exchanged and its taps reversed. The weight gradient is the transposed
-algorithm, gw = Gᵀ [ Σ_tiles (A gy Aᵀ) ⊙ (Bᵀ x B) ] G, whose products sum over tiles. Weights are transformed once
-(`prepare`): [group][panel][place][channel][TILE_ROWS]. Source: A. Lavin and S. Gray, Fast Algorithms for
-Convolutional Neural Networks (2015).
+The input gradient is the same with w's channels exchanged and its taps reversed; with stride 2 its tiles are 2m×2m
+outputs, the first of which meets tap 1. The weight gradient, of stride 1 only, is the transposed algorithm,
+gw = Gᵀ [ Σ_tiles (A gy Aᵀ) ⊙ (Bᵀ x B) ] G, whose products sum over tiles. Weights are transformed once (`prepare`):
+[group][panel][place][channel][TILE_ROWS]. Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural
+Networks (2015).
 """
 
 from __future__ import annotations
