@@ -217,6 +217,7 @@ def transform_input(
             parts[apart:] = [_joined(b, *parts[k : k + 2]) for k in range(apart, len(parts), 2)]
             for column, part in zip(columns, parts, strict=True):
                 column.append(part)
+        targets = [emit.pointer(context, b, sig.args[13], array, start) for start in (first, second)]
         # Along the columns while elements lie as in memory, then along the rows.
         columns = [_to_points(b, matrix, column) for column in columns]
         for i in range(len(matrix)):
@@ -230,8 +231,8 @@ def transform_input(
                 inputs.append(_shuffle(b, inputs[j], parts[apart + j // half.count], lanes))
             for j, value in enumerate(_to_points(b, matrix, inputs)):
                 offset = b.mul(far, I64(i * len(matrix) + j))
-                for start, part in zip((first, second), _halves(b, value), strict=True):
-                    emit.store(b, emit.pointer(context, b, sig.args[13], array, b.add(start, offset)), part)
+                for start, part in zip(targets, _halves(b, value), strict=True):
+                    emit.store(b, b.gep(start, [offset]), part)
         return context.get_dummy_value()
 
     intp = types.intp
@@ -276,14 +277,12 @@ def transform_output(
         half = ir.VectorType(vector.element, count // 2)
         output, _, _ = _matrices(m, step.count)
         size = len(output[0])
+        sources = [emit.pointer(context, b, sig.args[2], source, start) for start in (first, second)]
         rows = []
         for i in range(size):
             row = []
             for j in range(size):
-                offset = b.mul(far, I64(i * size + j))
-                places = [
-                    emit.pointer(context, b, sig.args[2], source, b.add(start, offset)) for start in (first, second)
-                ]
+                places = [b.gep(start, [b.mul(far, I64(i * size + j))]) for start in sources]
                 row.append(_joined(b, *(emit.load(b, place, half) for place in places)))
             rows.append(_from_points(b, output, row))
         columns = [_from_points(b, output, [row[k] for row in rows]) for k in range(m)]
