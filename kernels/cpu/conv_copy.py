@@ -117,7 +117,8 @@ def write(copy, team, x, image, images, grid, out):
 def _write(counter, thread, x, shape, image0, images, in_h, in_w, copies):
     """A part of the rows of one channel after another until none is left.
 
-    A thread has parts of all channels: it is likely to be the one that will read them. So it is with many images.
+    Rows come before channels, and images before rows, as in the readers' pieces: a thread is likely to read what it
+    wrote.
     """
     state = flush_denormals()
     channels, height, line, top, left, step = shape

@@ -448,8 +448,8 @@ def _unsupported_backwards(p, strides):
     return _unsupported(p, strides)
 
 
-# Flops' worth of time, measured, for each of (m + 2)² places: transforming one vector of tiles of an input channel, of
-# an output channel, and one weight.
+# Flops' worth of time, measured, for each place: transforming one vector of tiles of an input channel, of an output
+# channel, and one weight.
 _INPUT_COST = 700.0
 _OUTPUT_COST = 250.0
 _WEIGHT_COST = 55.0
