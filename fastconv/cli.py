@@ -17,7 +17,7 @@ from fastconv.nn import init
 from fastconv.problem import DTYPES, ConvProblem, LinearProblem, PoolProblem, Problem
 from fastconv.registry import OPS, explain, has_meaning, operations
 from fastconv.summarize import Summary, summary
-from fastconv.warmup import warmup
+from fastconv.warmup import Warmed, warmup
 
 _SHAPES = {
     "conv2d": "N C H W O KH KW",
@@ -35,7 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="CPU features, threads, cache, measured peaks")
     info.add_argument("--no-measure", action="store_true", help="do not measure peaks")
 
-    warm = commands.add_parser("warmup", help="compile every kernel now and fill the cache")
+    warm = commands.add_parser(
+        "warmup",
+        help="compile every kernel now and fill the cache",
+        description="Compile every kernel now and fill the cache; seconds of each, and of what was compiled for it.",
+    )
     warm.add_argument("--dtype", action="append", choices=DTYPES, help="only this dtype (may be given twice)")
     warm.add_argument("--tune", action="store_true", help="then measure kernels and fit what `auto` chooses by")
     warm.add_argument("--ops", nargs="+", choices=OPS, metavar="OP", help=f"tune only these of {', '.join(OPS)}")
@@ -148,8 +152,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"seconds={args.seconds}: needs a positive number")
         # Every line says what has been compiled.
         logging.getLogger("fastconv").setLevel(logging.ERROR)
-        seconds = warmup(args.dtype or DTYPES, lambda name, taken: print(f"{taken:6.2f} s  {name}", flush=True))
-        print(f"{seconds:6.2f} s in all")
+        functions: list[tuple[str, float]] = []
+
+        def report(warmed: Warmed) -> None:
+            functions.extend(warmed.functions)
+            print(f"{warmed.seconds:6.2f} s  {warmed.name}", flush=True)
+            for name, taken in warmed.functions:
+                print(f"{taken:17.2f} s  {name}")
+
+        seconds = warmup(args.dtype or DTYPES, report)
+        print(f"{seconds:6.2f} s in all, {len(functions)} functions compiled")
+        if functions:
+            name, taken = max(functions, key=lambda function: function[1])
+            print(f"{taken:6.2f} s the longest of them, {name}")
         if args.tune:
             fits = tuning.tune(args.ops or tuple(OPS), args.seconds or 60.0, lambda text: print(text, file=sys.stderr))
             print(*tuning.table(fits), sep="\n")

@@ -1,5 +1,6 @@
 """The command `fastconv`, called as a function and as a program."""
 
+import os
 import subprocess
 import sys
 
@@ -80,6 +81,31 @@ def test_warmup_compiles_every_kernel_for_a_dtype(capsys):
     for kernel in kernels():
         assert f"{kernel.name} float32" in text
     assert "float64" not in text
+    assert "s in all" in text
+
+
+def test_warmup_says_how_long_each_function_took_to_compile(tmp_path):
+    program = (
+        "import fastconv.warmup as w; from fastconv.registry import kernels\n"
+        "w.kernels = lambda: [k for k in kernels() if k.name == 'conv2d/winograd_f2/cpu']\n"
+        "from fastconv import cli; cli.main(['warmup', '--dtype', 'float32'])"
+    )
+    environment = {**os.environ, "FASTCONV_CACHE_DIR": str(tmp_path)}
+
+    def lines():
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.splitlines()
+
+    first, again = lines(), lines()
+    # One for each stride.
+    named = [line for line in first[:-2] if line.endswith("conv_winograd._convolve float32")]
+    assert len(named) == 2
+    slowest = max(float(line.split()[0]) for line in named)
+    assert 0.1 < slowest == float(first[-1].split()[0])
+    assert [line.split("  ")[-1] for line in again[:1]] == ["conv2d/winograd_f2/cpu float32"]
+    assert "0 functions" in again[-1]
 
 
 def test_every_case_has_a_kernel_that_is_chosen(capsys):

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import pickle
+import time
 
 import numba
 from numba.core import event
@@ -107,28 +108,36 @@ class _Cache(FunctionCache):
 
 
 class _Notice(event.Listener):
-    """Says what is compiled: a first call takes seconds, and whoever waits should know what for."""
+    """Says what is compiled: a first call takes seconds, and whoever waits should know what for. Keeps how long."""
 
     def __init__(self):
         self._workers = set()
+        self._begun = {}
 
     def add(self, dispatcher):
         self._workers.add(dispatcher)
         return dispatcher
 
     def on_start(self, begun):
-        if begun.data["dispatcher"] in self._workers:
-            function = begun.data["dispatcher"].py_func
-            dtypes = {str(ty.dtype) for ty in begun.data["args"] if isinstance(ty, numba.types.Array)}
-            floats = " ".join(sorted(name for name in dtypes if name.startswith("float")))
-            if floats:
-                name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-                kept = "once for this CPU" if cache.folder() is not None else "for this process: it has no cache folder"
-                _log.warning("fastconv: compiling %s for %s, %s", name, floats, kept)
+        dispatcher = begun.data["dispatcher"]
+        if dispatcher not in self._workers:
+            return
+        dtypes = {str(ty.dtype) for ty in begun.data["args"] if isinstance(ty, numba.types.Array)}
+        floats = " ".join(sorted(name for name in dtypes if name.startswith("float")))
+        if floats:
+            name = f"{dispatcher.py_func.__module__.rpartition('.')[2]}.{dispatcher.py_func.__name__}"
+            kept = "once for this CPU" if cache.folder() is not None else "for this process: it has no cache folder"
+            _log.warning("fastconv: compiling %s for %s, %s", name, floats, kept)
+            self._begun[dispatcher] = f"{name} {floats}", time.perf_counter()
 
     def on_end(self, ended):
-        pass
+        name, begun = self._begun.pop(ended.data["dispatcher"], ("", 0.0))
+        if name:
+            COMPILED.append((name, time.perf_counter() - begun))
 
+
+# The functions that this process has compiled, with their dtypes, and seconds.
+COMPILED = []
 
 _notice = _Notice()
 event.register("numba:compile", _notice)
