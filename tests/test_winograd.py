@@ -10,53 +10,67 @@ import pytest
 
 from fastconv import functional, nn, optim, reference, testing
 from fastconv.kernels.cpu import conv_winograd
-from fastconv.kernels.cpu.winograd_matrices import POINTS, STRIDED_POINTS, matrices, spread, strided
+from fastconv.kernels.cpu.winograd_matrices import POINTS, matrices, minimal, spread, strided
 from fastconv.problem import ConvProblem
 from fastconv.registry import OPS, kernels
 from fastconv.tensors import Tensor
 
-WINOGRAD = [k for k in kernels() if k.prepare and "winograd" in k.algorithm]
+WINOGRAD = [k for k in kernels() if k.prepare and "winograd_f" in k.algorithm]
+ROW = [k for k in kernels() if k.algorithm == "winograd_row"]
 
 
 def apply(matrix, vector):
     return [sum((a * b for a, b in zip(row, vector, strict=True)), Fraction(0)) for row in matrix]
 
 
-@pytest.mark.parametrize(("m", "points"), [*POINTS.items(), (4, (Fraction(1), Fraction(2)))])
-def test_matrices_are_exact(m, points):
-    output, weights, data = matrices(m, points)
-    assert (len(output), len(output[0])) == (m, m + 2)
-    # Both sides are bilinear, so unit vectors prove the identity.
-    for tap in range(3):
-        for place in range(m + 2):
-            g = [Fraction(int(k == tap)) for k in range(3)]
-            d = [Fraction(int(k == place)) for k in range(m + 2)]
+def assert_exact(matrices_of, inputs, terms):
+    """That output i is the sum of tap t times input k for t, k of terms(i): unit vectors prove what is bilinear."""
+    output, weights, data = matrices_of
+    for tap in range(len(weights[0])):
+        for place in range(inputs):
+            g = [Fraction(int(k == tap)) for k in range(len(weights[0]))]
+            d = [Fraction(int(k == place)) for k in range(inputs)]
             products = [u * v for u, v in zip(apply(weights, g), apply(data, d), strict=True)]
-            wanted = [sum(g[j] * d[i + j] for j in range(3)) for i in range(m)]
-            assert apply(output, products) == wanted
+            assert apply(output, products) == [int((tap, place) in terms(i)) for i in range(len(output))]
 
 
-@pytest.mark.parametrize(("m", "points"), STRIDED_POINTS.items())
-def test_matrices_of_what_is_two_apart_are_exact(m, points):
-    for matrices_of, inputs, taps in (
-        (strided, 2 * m + 1, lambda i: {2 * i + t: t for t in range(3)}),
-        # y[2i] meets tap 1, y[2i + 1] the two others.
-        (spread, m + 1, lambda i: {i // 2: 0, i // 2 + 1: 2} if i % 2 else {i // 2: 1}),
-    ):
-        output, weights, data = matrices_of(m, points)
-        for tap in range(3):
-            for place in range(inputs):
-                g = [Fraction(int(k == tap)) for k in range(3)]
-                d = [Fraction(int(k == place)) for k in range(inputs)]
-                products = [u * v for u, v in zip(apply(weights, g), apply(data, d), strict=True)]
-                assert apply(output, products) == [int(taps(i).get(place) == tap) for i in range(len(output))]
+# Tiles and taps that kernels use.
+USED = [(2, 3), (4, 3), (6, 3), (2, 2), (4, 2), (4, 4), (4, 5), (4, 1)]
 
 
-@pytest.mark.parametrize("m", POINTS)
-def test_only_the_weights_matrix_is_rounded(m):
-    output, _, data = matrices(m, POINTS[m])
+@pytest.mark.parametrize(("m", "r"), USED)
+def test_matrices_are_exact(m, r):
+    found = minimal(m, r)
+    assert (len(found[0]), len(found[0][0])) == (m, m + r - 1)
+    assert_exact(found, m + r - 1, lambda i: {(t, i + t) for t in range(r)})
+
+
+def test_matrices_of_other_points_are_exact():
+    assert_exact(matrices(4, (Fraction(1), Fraction(2))), 6, lambda i: {(t, i + t) for t in range(3)})
+
+
+@pytest.mark.parametrize(("m", "r"), [(2, 3), (4, 3), *((4, r) for r in range(3, 10))])
+def test_matrices_of_outputs_two_apart_are_exact(m, r):
+    found = strided(m, r)
+    assert len(found[0][0]) == 2 * m + r - 2
+    assert_exact(found, 2 * m + r - 2, lambda i: {(t, 2 * i + t) for t in range(r)})
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_matrices_of_inputs_two_apart_are_exact(m):
+    # y[2i] meets tap 1, y[2i + 1] the two others.
+    assert_exact(spread(m), m + 1, lambda i: {(0, i // 2), (2, i // 2 + 1)} if i % 2 else {(1, i // 2)})
+
+
+@pytest.mark.parametrize(("m", "r"), USED)
+def test_only_the_weights_matrix_is_rounded(m, r):
+    output, _, data = minimal(m, r)
     for row in (*output, *data):
         assert all(float(np.float32(float(c))) == c for c in row)
+
+
+def test_points_are_those_that_are_used():
+    assert set(POINTS) == {m + r - 1 for m, r in USED if r > 1}
 
 
 def test_points_must_fit():
@@ -81,7 +95,22 @@ PROBLEMS = {
     "two apart, an element": ConvProblem.make((2, 2, 1, 2), (3, 2, 3, 3), stride=2, padding=1),
     "two apart, no padding": ConvProblem.make((1, 3, 12, 31), (4, 3, 3, 3), stride=2),
 }
+ALONG_ROWS = {
+    "one tile": ConvProblem.make((1, 2, 5, 5), (2, 2, 5, 5)),
+    "images in a block": ConvProblem.make((37, 3, 14, 14), (9, 3, 5, 5), bias=True),
+    "two columns": ConvProblem.make((2, 3, 9, 3), (3, 3, 4, 2)),
+    "rows longer than a vector of tiles": ConvProblem.make((1, 4, 7, 300), (10, 4, 3, 3), padding=1, bias=True),
+    "rows two apart": ConvProblem.make((2, 6, 33, 19), (10, 3, 3, 4), stride=(2, 1), padding=(1, 2), groups=2),
+    "rows of the filter three apart": ConvProblem.make((3, 4, 19, 22), (9, 4, 3, 3), padding=4, dilation=(3, 1)),
+    "padding over the kernel": ConvProblem.make((1, 3, 5, 70), (3, 3, 3, 5), padding=(4, 7)),
+    "bands and parts": ConvProblem.make((1, 40, 9, 30), (70, 40, 5, 5), padding=2),
+    "a stem": ConvProblem.make((2, 3, 64, 47), (12, 3, 7, 7), stride=2, padding=3, bias=True),
+    "a stem without padding": ConvProblem.make((1, 3, 30, 150), (3, 3, 4, 9), stride=(3, 2)),
+    "two apart, even taps": ConvProblem.make((1, 4, 12, 41), (3, 4, 3, 6), stride=2, padding=(1, 2)),
+    "two apart, three taps": ConvProblem.make((3, 6, 9, 12), (6, 3, 3, 3), stride=2, padding=1, groups=2),
+}
 TAKEN = [(k, name) for k in WINOGRAD for name, p in PROBLEMS.items() if not k.unsupported(p)]
+TAKEN_ALONG_ROWS = [(k, name) for k in ROW for name, p in ALONG_ROWS.items() if not k.unsupported(p)]
 
 
 def test_what_is_taken():
@@ -96,10 +125,38 @@ def test_what_is_taken():
     }
 
 
+def test_what_is_taken_along_rows():
+    taken = {(k.op, name) for k, name in TAKEN_ALONG_ROWS}
+    strided = {name for name, p in ALONG_ROWS.items() if p.stride != (1, 1)}
+    assert taken == {("conv2d", name) for name in ALONG_ROWS} | {
+        ("conv2d_grad_input", name) for name in ALONG_ROWS if name not in strided
+    }
+
+
+@pytest.mark.parametrize(
+    ("kernel", "p", "says"),
+    [
+        (ROW[0], ConvProblem.make((1, 2, 9, 9), (3, 2, 3, 6)), "needs 2 to 5 columns with stride 1 along rows"),
+        (ROW[0], ConvProblem.make((1, 2, 9, 30), (3, 2, 3, 10), stride=2), "needs 3 to 9 columns with stride 2"),
+        (ROW[0], ConvProblem.make((1, 2, 9, 30), (3, 2, 3, 4), stride=(1, 3)), "needs 1 or 2 along rows"),
+        (ROW[0], ConvProblem.make((1, 2, 9, 30), (3, 2, 3, 4), dilation=(1, 2)), "needs 1 along rows"),
+        (ROW[1], ConvProblem.make((1, 2, 9, 30), (3, 2, 3, 4), stride=(2, 1)), "needs 1"),
+        (ROW[0], ConvProblem.make((1, 2, 9, 30), (9, 2, 4, 4)), "sums over 2 channels × 4 rows, needs 9"),
+        (ROW[1], ConvProblem.make((1, 9, 9, 30), (2, 9, 4, 4)), "sums over 2 channels × 4 rows, needs 9"),
+    ],
+)
+def test_what_is_not_taken_along_rows(kernel, p, says):
+    assert says in kernel.unsupported(p)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("kernel", "name"), TAKEN, ids=lambda v: getattr(v, "name", v))
-def test_shapes_that_take_other_paths(kernel, name, dtype):
-    p = replace(PROBLEMS[name], dtype=dtype)
+@pytest.mark.parametrize(
+    ("kernel", "name", "problems"),
+    [*((*pair, PROBLEMS) for pair in TAKEN), *((*pair, ALONG_ROWS) for pair in TAKEN_ALONG_ROWS)],
+    ids=lambda v: "" if isinstance(v, dict) else getattr(v, "name", v),
+)
+def test_shapes_that_take_other_paths(kernel, name, problems, dtype):
+    p = replace(problems[name], dtype=dtype)
     arrays = testing.inputs(kernel.op, p)
     outputs = testing.poisoned_run(kernel, p, arrays)
     assert testing.error(kernel.op, p, arrays, outputs) <= kernel.limit

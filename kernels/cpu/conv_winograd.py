@@ -46,7 +46,7 @@ from fastconv.kernels.cpu.simd import (
     store_first,
 )
 from fastconv.kernels.cpu.team import parallel, take
-from fastconv.kernels.cpu.winograd_matrices import STRIDED_POINTS, TAPS
+from fastconv.kernels.cpu.winograd_matrices import TAPS
 from fastconv.kernels.cpu.winograd_transforms import (
     address,
     gather_weights,
@@ -469,7 +469,7 @@ def _weight_cost(m, p):
 
 
 def _register(m, limit):
-    strides = (1, 2) if m in STRIDED_POINTS else (1,)
+    strides = (1, 2) if m < 6 else (1,)
 
     def register(op, backwards):
         return kernel(

@@ -18,16 +18,16 @@ from fractions import Fraction
 
 TAPS = 3
 
-# The positive ones of the pairs ±p; 0 and infinity are always there. Their powers are exact in binary, so that only
-# the weights' matrix is rounded.
+# For F(m, r) with so many products, the positive ones of the pairs ±p; infinity is always a point, and 0 if m + r is
+# odd. Their powers are exact in binary, so that only the weights' matrix is rounded.
 POINTS = {
-    2: (Fraction(1),),
-    4: (Fraction(5, 8), Fraction(3, 2)),
-    6: (Fraction(1, 2), Fraction(1), Fraction(7, 4)),
+    3: (Fraction(1),),
+    4: (Fraction(1),),
+    5: (Fraction(1, 2), Fraction(5, 4)),
+    6: (Fraction(5, 8), Fraction(3, 2)),
+    7: (Fraction(1, 4), Fraction(1), Fraction(3, 2)),
+    8: (Fraction(1, 2), Fraction(1), Fraction(7, 4)),
 }
-
-# The same where outputs or inputs are two apart, so that filters have two taps. There 0 is no point.
-STRIDED_POINTS = {2: (Fraction(1),), 4: (Fraction(1, 2), Fraction(5, 4))}
 
 
 def _times(a, b):
@@ -67,26 +67,40 @@ def matrices(m, points, r=TAPS):
     return output, weights, data
 
 
-def _apart(m, points):
-    """(Aᵀ, G, Bᵀ) of F(m, 2), and the rows of the unit matrix: what outputs or inputs two apart are made of.
-
-    Of three taps, 0 and 2 meet elements of one parity and tap 1 those of the other: m + 1 products and m.
-    """
-    output, weights, data = matrices(m, points, 2)
-    weights = [*([first, 0, last] for first, last in weights), *([0, 1, 0] for _ in range(m))]
-    return output, weights, data, [[int(i == j) for j in range(m)] for i in range(m)]
+def minimal(m, r=TAPS):
+    """(Aᵀ, G, Bᵀ) of F(m, r) at the points that round least."""
+    if r == 1:
+        return unit(m), [[1]] * m, unit(m)
+    return matrices(m, POINTS[m + r - 1], r)
 
 
-def strided(m, points):
+def unit(size):
+    """The rows of the unit matrix."""
+    return [[int(i == j) for j in range(size)] for i in range(size)]
+
+
+def _apart(m, r):
+    """(Aᵀ, G, Bᵀ) for taps 0, 2, … of r, which meet elements of one parity, and for taps 1, 3, …; G for all taps."""
+    parts = []
+    for parity in (0, 1):
+        output, weights, data = minimal(m, (r + 1 - parity) // 2)
+        parts.append((output, [[row[t // 2] if t % 2 == parity else 0 for t in range(r)] for row in weights], data))
+    return parts
+
+
+def strided(m, r=TAPS):
     """(Aᵀ, G, Bᵀ) of m outputs two apart, y[i] = Σ_j g[j] · d[2i + j]."""
-    output, weights, data, unit = _apart(m, points)
-    even = [[row[k // 2] if k % 2 == 0 else 0 for k in range(2 * m + 1)] for row in data]
-    odd = [[row[k // 2] if k % 2 else 0 for k in range(2 * m)] + [0] for row in unit]
-    return [[*row, *rest] for row, rest in zip(output, unit, strict=True)], weights, [*even, *odd]
+    size = 2 * m + r - 2
+    outputs, weights, data = [[] for _ in range(m)], [], []
+    for parity, (output, filters, inputs) in enumerate(_apart(m, r)):
+        outputs = [[*former, *row] for former, row in zip(outputs, output, strict=True)]
+        weights += filters
+        data += [[row[k // 2] if k % 2 == parity else 0 for k in range(size)] for row in inputs]
+    return outputs, weights, data
 
 
-def spread(m, points):
+def spread(m):
     """(Aᵀ, G, Bᵀ) of 2m outputs of inputs two apart: y[2i] = g[1] · d[i], y[2i + 1] = g[0] · d[i] + g[2] · d[i + 1]."""
-    output, weights, data, unit = _apart(m, points)
-    rows = [([0] * (m + 1) + rest, row + [0] * m) for row, rest in zip(output, unit, strict=True)]
-    return [row for pair in rows for row in pair], weights, [*data, *([*row, 0] for row in unit)]
+    (even, two, data), (odd, one, plain) = _apart(m, TAPS)
+    rows = [([0] * (m + 1) + rest, row + [0] * m) for row, rest in zip(even, odd, strict=True)]
+    return [row for pair in rows for row in pair], [*two, *one], [*data, *([*row, 0] for row in plain)]

@@ -18,14 +18,17 @@ from fastconv.kernels.cpu import emit
 from fastconv.kernels.cpu.emit import I1, I32, I64
 from fastconv.kernels.cpu.host import MASKS, TILE_ROWS, VECTOR_BYTES
 from fastconv.kernels.cpu.simd import vec_of
-from fastconv.kernels.cpu.winograd_matrices import POINTS, STRIDED_POINTS, TAPS, matrices, spread, strided
+from fastconv.kernels.cpu.winograd_matrices import TAPS, minimal, spread, strided
 
 
 @lru_cache
 def _matrices(tile, step):
     m = min(tile, step)
-    exact = matrices(m, POINTS[m]) if tile == step else (strided if tile < step else spread)(m, STRIDED_POINTS[m])
-    return [[list(map(float, row)) for row in matrix] for matrix in exact]
+    return floats(minimal(m) if tile == step else strided(m) if tile < step else spread(m))
+
+
+def floats(matrices):
+    return [[list(map(float, row)) for row in matrix] for matrix in matrices]
 
 
 def _scaled(b, coefficient, x):
@@ -62,7 +65,7 @@ def _pairs(vectors):
     return pairs
 
 
-def _to_points(b, matrix, xs):
+def to_points(b, matrix, xs):
     """matrix · xs, where of two rows that are a pair equal parts and opposite parts are summed once."""
     results = [None] * len(matrix)
     for k, n in _pairs(matrix):
@@ -73,7 +76,7 @@ def _to_points(b, matrix, xs):
     return [_combination(b, row, xs) if r is None else r for row, r in zip(matrix, results, strict=True)]
 
 
-def _from_points(b, matrix, xs):
+def from_points(b, matrix, xs):
     """matrix · xs, where of two columns that are a pair the sum and the difference are taken once."""
     pairs = [(k, n, b.fadd(xs[k], xs[n]), b.fsub(xs[k], xs[n])) for k, n in _pairs(list(zip(*matrix, strict=True)))]
     paired = {k for pair in pairs for k in pair[:2]}
@@ -90,7 +93,7 @@ def _shuffle(b, x, y, lanes):
     return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
-def _every(b, xs, step, first):
+def every(b, xs, step, first):
     """The vector of elements first, first + step, … of `step` vectors in a row."""
     count = xs[0].type.count
     if step == 1:
@@ -98,7 +101,7 @@ def _every(b, xs, step, first):
     if step % 2 == 0:
         picks = list(range(first % 2, 2 * count, 2))
         halves = [_shuffle(b, xs[k], xs[k + 1], picks) for k in range(0, step, 2)]
-        return _every(b, halves, step // 2, first // 2)
+        return every(b, halves, step // 2, first // 2)
     places = [first + step * lane for lane in range(count)]
     result = xs[0]
     for k in range(1, step):
@@ -111,15 +114,15 @@ def _every(b, xs, step, first):
     return result
 
 
-def _spread(b, xs):
-    """The inverse of `_every`: len(xs) vectors in a row whose elements k, k + len(xs), … are xs[k]'s."""
+def interleaved(b, xs):
+    """The inverse of `every`: len(xs) vectors in a row whose elements k, k + len(xs), … are xs[k]'s."""
     step, count = len(xs), xs[0].type.count
     if step == 1:
         return xs
     if step % 2 == 0:
         low = [i // 2 + (i % 2) * count for i in range(count)]
         high = [count // 2 + lane for lane in low]
-        pairs = zip(_spread(b, xs[0::2]), _spread(b, xs[1::2]), strict=True)
+        pairs = zip(interleaved(b, xs[0::2]), interleaved(b, xs[1::2]), strict=True)
         return [_shuffle(b, even, odd, lanes) for even, odd in pairs for lanes in (low, high)]
     results = []
     for k in range(step):
@@ -219,17 +222,17 @@ def transform_input(
                 column.append(part)
         targets = [emit.pointer(context, b, sig.args[13], array, start) for start in (first, second)]
         # Along the columns while elements lie as in memory, then along the rows.
-        columns = [_to_points(b, matrix, column) for column in columns]
+        columns = [to_points(b, matrix, column) for column in columns]
         for i in range(len(matrix)):
             parts = [column[i] for column in columns]
-            inputs = [_every(b, parts[:apart], apart, j) for j in range(apart)]
+            inputs = [every(b, parts[:apart], apart, j) for j in range(apart)]
             for j in range(more):
                 # What a tile shares with the next one: that one's beginning, and the elements beyond.
                 lanes = [k + 1 for k in range(count)]
                 for h in (0, 1):
                     lanes[(h + 1) * half.count - 1] = count + h * half.count + j % half.count
                 inputs.append(_shuffle(b, inputs[j], parts[apart + j // half.count], lanes))
-            for j, value in enumerate(_to_points(b, matrix, inputs)):
+            for j, value in enumerate(to_points(b, matrix, inputs)):
                 offset = b.mul(far, I64(i * len(matrix) + j))
                 for start, part in zip(targets, _halves(b, value), strict=True):
                     emit.store(b, b.gep(start, [offset]), part)
@@ -284,13 +287,13 @@ def transform_output(
             for j in range(size):
                 places = [b.gep(start, [b.mul(far, I64(i * size + j))]) for start in sources]
                 row.append(_joined(b, *(emit.load(b, place, half) for place in places)))
-            rows.append(_from_points(b, output, row))
-        columns = [_from_points(b, output, [row[k] for row in rows]) for k in range(m)]
+            rows.append(from_points(b, output, row))
+        columns = [from_points(b, output, [row[k] for row in rows]) for k in range(m)]
         starts = [(base, q * count, number, lines) for base, number, lines in halves for q in range(m // 2)]
         masks = [_bits(b, I64(0), b.sub(number, I64(e)), count) for _, e, number, _ in starts]
         values = []
         for i in range(m):
-            line_values = _spread(b, [column[i] for column in columns])
+            line_values = interleaved(b, [column[i] for column in columns])
             values.append([emit.at_least(b, b.fadd(value, added), floor) for value in line_values])
 
         def write(each):
@@ -328,6 +331,25 @@ def transform_output(
     return types.void(tile, step, products, intp, intp, intp, shift, least, *one, *one, intp, types.boolean), codegen
 
 
+def filters(context, b, ty, array, first, row_step, rows, tap_step, taps):
+    """A vector for each of `taps` taps: that of TILE_ROWS filters, zero for those from `rows` on.
+
+    Tap t of filter r stands at array.flat[first + r·row_step + t·tap_step].
+    """
+    element = emit.element(ty.dtype)
+    zero = ir.Constant(element, 0.0)
+    inside = [b.icmp_signed("<", I64(r), rows) for r in range(TILE_ROWS)]
+    bases = [b.add(first, b.select(inside[r], b.mul(row_step, I64(r)), I64(0))) for r in range(TILE_ROWS)]
+    vectors = []
+    for t in range(taps):
+        tap = ir.Constant(ir.VectorType(element, TILE_ROWS), ir.Undefined)
+        for r in range(TILE_ROWS):
+            value = b.load(emit.pointer(context, b, ty, array, b.add(bases[r], b.mul(tap_step, I64(t)))))
+            tap = b.insert_element(tap, b.select(inside[r], value, zero), I32(r))
+        vectors.append(tap)
+    return vectors
+
+
 @intrinsic
 def transform_weights(typingctx, tile, step, w, at, row_stride, rows, tap_stride, u, to, plane):
     """u.flat[to + (α·i + j)·plane :] = element (i, j) of G g Gᵀ for TILE_ROWS filters, those from `rows` on zero.
@@ -337,24 +359,12 @@ def transform_weights(typingctx, tile, step, w, at, row_stride, rows, tap_stride
 
     def codegen(context, b, sig, args):
         _, _, source, first, row_step, count, tap_step, target, start, far = args
-        element = emit.element(sig.args[2].dtype)
-        vector = ir.VectorType(element, TILE_ROWS)
         _, weights, _ = _matrices(tile.count, step.count)
-        zero = ir.Constant(element, 0.0)
-        inside = [b.icmp_signed("<", I64(r), count) for r in range(TILE_ROWS)]
-        bases = [b.add(first, b.select(inside[r], b.mul(row_step, I64(r)), I64(0))) for r in range(TILE_ROWS)]
-        taps = []
-        for t in range(TAPS * TAPS):
-            tap = ir.Constant(vector, ir.Undefined)
-            for r in range(TILE_ROWS):
-                place = b.add(bases[r], b.mul(tap_step, I64(t)))
-                value = b.load(emit.pointer(context, b, sig.args[2], source, place))
-                tap = b.insert_element(tap, b.select(inside[r], value, zero), I32(r))
-            taps.append(tap)
+        taps = filters(context, b, sig.args[2], source, first, row_step, count, tap_step, TAPS * TAPS)
         # Gᵀ from the right along the taps of a row, then G along the rows.
-        rows = [_to_points(b, weights, taps[TAPS * i : TAPS * i + TAPS]) for i in range(TAPS)]
+        rows = [to_points(b, weights, taps[TAPS * i : TAPS * i + TAPS]) for i in range(TAPS)]
         for j in range(len(weights)):
-            for i, value in enumerate(_to_points(b, weights, [row[j] for row in rows])):
+            for i, value in enumerate(to_points(b, weights, [row[j] for row in rows])):
                 place = b.add(start, b.mul(far, I64(i * len(weights) + j)))
                 emit.store(b, emit.pointer(context, b, sig.args[7], target, place), value)
         return context.get_dummy_value()
@@ -381,9 +391,9 @@ def gather_weights(typingctx, edge, products, at, plane, gw, to, count):
         for i in range(size):
             places = [b.add(first, b.mul(step, I64(i * size + j))) for j in range(size)]
             row = [emit.load(b, emit.pointer(context, b, sig.args[1], source, place), vector) for place in places]
-            rows.append(_from_points(b, matrix, row))
-        columns = [_from_points(b, matrix, [row[k] for row in rows]) for k in range(TAPS)]
-        values = _spread(b, [columns[k % TAPS][k // TAPS] for k in range(TAPS * TAPS)])
+            rows.append(from_points(b, matrix, row))
+        columns = [from_points(b, matrix, [row[k] for row in rows]) for k in range(TAPS)]
+        values = interleaved(b, [columns[k % TAPS][k // TAPS] for k in range(TAPS * TAPS)])
         for q, value in enumerate(values):
             left = b.sub(b.mul(number, I64(TAPS * TAPS)), I64(q * vector.count))
             pointer = emit.pointer(context, b, sig.args[4], target, b.add(start, I64(q * vector.count)))
