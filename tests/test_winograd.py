@@ -17,6 +17,7 @@ from fastconv.tensors import Tensor
 
 WINOGRAD = [k for k in kernels() if k.prepare and "winograd_f" in k.algorithm]
 ROW = [k for k in kernels() if k.algorithm == "winograd_row"]
+BATCH = [k for k in kernels() if k.algorithm == "winograd_batch"]
 
 
 def apply(matrix, vector):
@@ -109,8 +110,18 @@ ALONG_ROWS = {
     "two apart, even taps": ConvProblem.make((1, 4, 12, 41), (3, 4, 3, 6), stride=2, padding=(1, 2)),
     "two apart, three taps": ConvProblem.make((3, 6, 9, 12), (6, 3, 3, 3), stride=2, padding=1, groups=2),
 }
+IMAGES_IN_LANES = {
+    "three tiles a row": ConvProblem.make((21, 6, 14, 14), (16, 6, 5, 5), bias=True),
+    "four tiles a row, few outputs": ConvProblem.make((16, 4, 10, 16), (6, 4, 5, 5), padding=4),
+    "a row's last tiles twice": ConvProblem.make((3, 3, 6, 30), (9, 3, 3, 3), padding=1, bias=True),
+    "narrow rows": ConvProblem.make((5, 5, 9, 5), (7, 5, 2, 2), bias=True),
+    "groups": ConvProblem.make((18, 6, 7, 8), (20, 3, 3, 4), padding=(2, 3), groups=2),
+    "rows of the filter two apart": ConvProblem.make((2, 9, 12, 9), (9, 9, 3, 3), padding=2, dilation=(2, 1)),
+    "padding over the kernel": ConvProblem.make((2, 9, 3, 4), (9, 9, 2, 3), padding=(4, 5)),
+}
 TAKEN = [(k, name) for k in WINOGRAD for name, p in PROBLEMS.items() if not k.unsupported(p)]
 TAKEN_ALONG_ROWS = [(k, name) for k in ROW for name, p in ALONG_ROWS.items() if not k.unsupported(p)]
+TAKEN_WITH_IMAGES = [(k, name) for k in BATCH for name, p in IMAGES_IN_LANES.items() if not k.unsupported(p)]
 
 
 def test_what_is_taken():
@@ -133,6 +144,10 @@ def test_what_is_taken_along_rows():
     }
 
 
+def test_what_is_taken_with_images_in_the_lanes():
+    assert len(TAKEN_WITH_IMAGES) == 2 * len(IMAGES_IN_LANES)
+
+
 @pytest.mark.parametrize(
     ("kernel", "p", "says"),
     [
@@ -143,16 +158,26 @@ def test_what_is_taken_along_rows():
         (ROW[1], ConvProblem.make((1, 2, 9, 30), (3, 2, 3, 4), stride=(2, 1)), "needs 1"),
         (ROW[0], ConvProblem.make((1, 2, 9, 30), (9, 2, 4, 4)), "sums over 2 channels × 4 rows, needs 9"),
         (ROW[1], ConvProblem.make((1, 9, 9, 30), (2, 9, 4, 4)), "sums over 2 channels × 4 rows, needs 9"),
+        (BATCH[0], ConvProblem.make((1, 4, 9, 9), (3, 4, 3, 6)), "needs 2 to 5 columns"),
+        (BATCH[0], ConvProblem.make((1, 4, 9, 9), (3, 4, 3, 3), stride=(2, 1)), "stride (2, 1), needs 1"),
+        (BATCH[0], ConvProblem.make((1, 4, 9, 9), (3, 4, 3, 3), dilation=2), "needs 1 along rows"),
+        (BATCH[0], ConvProblem.make((1, 2, 9, 9), (3, 2, 3, 3)), "sums over 2 channels × 3 rows, needs 9"),
+        (BATCH[0], ConvProblem.make((1, 64, 30, 30), (3, 64, 3, 3)), "transformed elements in a group of an image"),
+        (BATCH[0], ConvProblem.make((1, 9, 1, 5), (3, 9, 3, 3), padding=(2000, 1)), "output planes of 19995 elements"),
     ],
 )
-def test_what_is_not_taken_along_rows(kernel, p, says):
+def test_what_is_not_taken_by_rows(kernel, p, says):
     assert says in kernel.unsupported(p)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("kernel", "name", "problems"),
-    [*((*pair, PROBLEMS) for pair in TAKEN), *((*pair, ALONG_ROWS) for pair in TAKEN_ALONG_ROWS)],
+    [
+        *((*pair, PROBLEMS) for pair in TAKEN),
+        *((*pair, ALONG_ROWS) for pair in TAKEN_ALONG_ROWS),
+        *((*pair, IMAGES_IN_LANES) for pair in TAKEN_WITH_IMAGES),
+    ],
     ids=lambda v: "" if isinstance(v, dict) else getattr(v, "name", v),
 )
 def test_shapes_that_take_other_paths(kernel, name, problems, dtype):

@@ -5,6 +5,9 @@
 A piece of work is as many images as a vector has lanes: turn their planes so that a vector is one element of all of
 them, sum, and turn the outputs back. However narrow a map is, no lane is idle, and taps outside of the source are left
 out a row at a time. Loses where maps fill vectors themselves, and is not for more channels than fit in the cache.
+
+The weight gradient sums gy[o, pixel, image…] · x[c, place(pixel, tap), image…] over pixels, and lanes at the end, one
+tile for a few output channels × LANE_VECS (channel, tap)s.
 """
 
 from __future__ import annotations
@@ -18,15 +21,17 @@ from fastconv import threads
 from fastconv.kernels.cpu import conv_taps
 from fastconv.kernels.cpu.epilogue import code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS
-from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
+from fastconv.kernels.cpu.host import LANE_ROWS, LANE_VECS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import flush_denormals, item, lanes, restore_denormals, splat, store
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import (
     add_rows,
     interleave,
+    listed,
     load_rows,
     outer,
+    outer_lanes,
     row_offsets,
     shares,
     shifted,
@@ -34,6 +39,7 @@ from fastconv.kernels.cpu.tiles import (
     store_rows,
     store_tile,
     store_whole,
+    sum_tile_into,
     zeros,
     zeros_square,
 )
@@ -41,16 +47,16 @@ from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
 # Most elements of an image's planes of a group: turned, 512 KiB of 64-byte vectors, read for every TILE_ROWS outputs.
-_PLANES = 8192
+PLANES = 8192
 # Most elements of an output plane, of which there are TILE_ROWS at a time.
-_PIXELS = 4096
+PIXELS = 4096
 
 # Output channels for which a lower tile is worth compiling, such as LeNet-5's six.
-_FEW_ROWS = TILE_ROWS * 3 // 4
+FEW_ROWS = TILE_ROWS * 3 // 4
 
 
 @inner
-def _turn(x, first, image, images, height, width, left, line, out, at):
+def turn(x, first, image, images, height, width, left, line, out, at):
     """out.flat[at:] = [row][column][lane] of one plane of each image, with `left` zero columns before the first.
 
     Columns are written in whole squares: up to a vector's lanes beyond the last are zero.
@@ -86,7 +92,7 @@ def _make_compute(vecs, most):
     return compute
 
 
-_all, _few, _one = _make_compute(TILE_VECS, TILE_ROWS), _make_compute(TILE_VECS, _FEW_ROWS), _make_compute(1, TILE_ROWS)
+_all, _few, _one = _make_compute(TILE_VECS, TILE_ROWS), _make_compute(TILE_VECS, FEW_ROWS), _make_compute(1, TILE_ROWS)
 
 
 @inner
@@ -94,14 +100,14 @@ def _compute(whole, n, *args):
     """For n output channels and TILE_VECS pixels, if `whole`, or one."""
     if not whole:
         _one(n, *args)
-    elif n <= _FEW_ROWS:
+    elif n <= FEW_ROWS:
         _few(n, *args)
     else:
         _all(n, *args)
 
 
 @inner
-def _write(sums, at, row, n, images, pixels, y, target, channel, image):
+def write(sums, at, row, n, images, pixels, y, target, channel, image):
     """y's planes of n output channels of each image from sums, [channel][pixel][lane]."""
     size = lanes(y)
     for r in range(n):
@@ -131,7 +137,7 @@ def _convolve(counter, thread, x, w, bias, z, code, y, sizes, left, line, taps, 
         count = min(size, images - image)
         for c in range(sources):
             source = ((image * groups + group) * sources + c) * in_h * in_w
-            _turn(x, source, groups * sources * in_h * in_w, count, in_h, in_w, left, line, work, planes + c * plane)
+            turn(x, source, groups * sources * in_h * in_w, count, in_h, in_w, left, line, work, planes + c * plane)
         for r in range(0, rows, TILE_ROWS):
             n = min(TILE_ROWS, rows - r)
             wi = (group * rows + r) * sources * taps.size
@@ -145,7 +151,7 @@ def _convolve(counter, thread, x, w, bias, z, code, y, sizes, left, line, taps, 
                     to = sums + (i * grid_w + column) * size
                     _compute(step > 1, n, work, *where, w, wi, bias, shift, work, to, row)
             target = ((image * groups + group) * rows + r) * pixels
-            _write(work, sums, row, n, count, pixels, y, target, pixels, groups * rows * pixels)
+            write(work, sums, row, n, count, pixels, y, target, pixels, groups * rows * pixels)
             if code or z.size:
                 for k in range(count):
                     for o in range(n):
@@ -193,9 +199,9 @@ def _unsupported(p, grids, sources):
         return f"stride {p.stride}, needs 1"
     (grid,) = grids
     size, pixels = sources * grid.in_h * _line(grid)[1], grid.rows * grid.columns
-    if size > _PLANES:
-        return f"planes of {size} elements in a group of an image, needs at most {_PLANES}"
-    return f"output planes of {pixels} elements, needs at most {_PIXELS}" if pixels > _PIXELS else None
+    if size > PLANES:
+        return f"planes of {size} elements in a group of an image, needs at most {PLANES}"
+    return f"output planes of {pixels} elements, needs at most {PIXELS}" if pixels > PIXELS else None
 
 
 # Flops' worth of time, measured: turning a vector, beginning and storing a tile.
@@ -207,7 +213,7 @@ def _cost(p, grid, rows, sources):
     width = VECTOR_BYTES // itemsize(p.dtype)
     _, line, _, firsts, lasts = _layout(p, grid)
     blocks, panels = p.groups * -(-p.n // width), -(-rows // TILE_ROWS)
-    padded = panels * TILE_ROWS - (TILE_ROWS - _FEW_ROWS) * (0 < rows % TILE_ROWS <= _FEW_ROWS)
+    padded = panels * TILE_ROWS - (TILE_ROWS - FEW_ROWS) * (0 < rows % TILE_ROWS <= FEW_ROWS)
     tiles = -(-grid.columns // TILE_VECS) * panels * blocks
     columns = -(-grid.columns // TILE_VECS) * TILE_VECS
     steps = 2.1 * padded * width * columns * blocks * sources * float((lasts - firsts).sum())
@@ -257,3 +263,143 @@ def grad_input(p, gy, w, gx, scratch):
     conv_taps.transpose(p, grid, w, transposed)
     none = NO_BIAS[p.dtype]
     _run(p, grid, gy, transposed, none, none, gx, p.cg, p.og, work)
+
+
+# A weight gradient of so many output channels, or that many more than fill tiles, is cut into rows of three.
+_THREE = 3
+
+# Sums of a weight gradient that each thread has room for, so that threads end together.
+_SHARES = 4
+
+
+def _make_gradient(most):
+    @inner
+    def gradient(n, x, at, step, row_step, places, q, left, gy, row, plane, grid_h, grid_w, sums, to, depth):
+        """sums.flat[to + r·depth + v] += Σ_pixel gy[row r, pixel] · x[places[q + v], pixel], r < n ≤ most, v < left."""
+        size = lanes(x)
+        tile = zeros(x, most, LANE_VECS)
+        offsets = shifted(listed(tile, places, q), at)
+        for i in range(grid_h):
+            here = shifted(offsets, i * row_step)
+            for j in range(grid_w):
+                tile = outer_lanes(tile, gy, row, plane, n, x, shifted(here, j * step), size)
+                row += size
+        sum_tile_into(tile, sums, to, depth, 1, n, left)
+
+    return gradient
+
+
+_full_rows, _three_rows = _make_gradient(LANE_ROWS), _make_gradient(_THREE)
+
+
+@inner
+def _clear(out, at, count):
+    for k in range(0, count, lanes(out)):
+        store(out, at + k, splat(out, 0.0))
+
+
+@njit
+def _grad_weight(counter, thread, x, gy, sums, sizes, places, work):
+    """One share of the images after another until none is left: its sum of gw, for all groups."""
+    state = flush_denormals()
+    images, groups, sources, rows, in_h, in_w, read_y, read_x, grid_h, grid_w = sizes[:10]
+    top, left, height, line, shares, most, elements = sizes[10:]
+    size = lanes(x)
+    plane, pixels, depth = height * line * size, grid_h * grid_w, places.size - LANE_VECS
+    blocks = (images + size - 1) // size
+    planes = thread * elements
+    turned = planes + sources * plane + size * size
+    out_plane = pixels * size
+    while True:
+        share = take(counter, thread, shares)
+        if share < 0:
+            break
+        to = share * groups * rows * depth
+        for k in range(to, to + groups * rows * depth):
+            sums[k] = 0
+        for block in range(blocks * share // shares, blocks * (share + 1) // shares):
+            image = block * size
+            count = min(size, images - image)
+            for group in range(groups):
+                for c in range(sources):
+                    source, at = ((image * groups + group) * sources + c) * in_h * in_w, planes + c * plane
+                    _clear(work, at, top * line * size)
+                    inner_rows = at + top * line * size
+                    step = groups * sources * in_h * in_w
+                    turn(x, source, step, count, in_h, in_w, left, line, work, inner_rows)
+                    _clear(work, inner_rows + in_h * line * size, (height - top - in_h) * line * size)
+                for o in range(rows):
+                    source = ((image * groups + group) * rows + o) * pixels
+                    # In order, because a plane's last square goes beyond it.
+                    turn(gy, source, groups * rows * pixels, count, 1, pixels, 0, pixels, work, turned + o * out_plane)
+                for r in range(0, rows, most):
+                    n = min(most, rows - r)
+                    for q in range(0, depth, LANE_VECS):
+                        gradients = to + (group * rows + r) * depth + q
+                        args = (
+                            n, work, planes, read_x * size, read_y * line * size, places, q, depth - q, work,
+                            turned + r * out_plane, out_plane, grid_h, grid_w, sums, gradients, depth,
+                        )  # fmt: skip
+                        if most == LANE_ROWS:
+                            _full_rows(*args)
+                        else:
+                            _three_rows(*args)
+    restore_denormals(state)
+
+
+@lru_cache(maxsize=1024)
+def _gradient_layout(p):
+    """_grad_weight's sizes and places, and the elements of its sums and of its threads' memory."""
+    size = VECTOR_BYTES // itemsize(p.dtype)
+    grid = conv_taps.forward_grid(p)
+    left, line = _line(grid)
+    top = max(0, -int(grid.dy.min()))
+    bottom = max(0, (grid.rows - 1) * grid.read_y + int(grid.dy.max()) - grid.in_h + 1)
+    height = top + grid.in_h + bottom
+    taps = ((grid.dy + top) * line + grid.dx + left) * size
+    places = (np.arange(p.cg)[:, None] * height * line * size + taps).reshape(-1)
+    # A multiple of neither is cut so that fewer rows of tiles are idle.
+    most = min((LANE_ROWS, _THREE), key=lambda rows: -(-p.og // rows) * rows)
+    shares = max(1, min(-(-p.n // size), _SHARES * threads.available()))
+    elements = (p.cg * height * line + p.og * p.oh * p.ow + 2 * size) * size
+    sizes = (p.n, p.groups, p.cg, p.og, p.h, p.w, *p.stride, p.oh, p.ow)
+    return (
+        np.array((*sizes, top, left, height, line, shares, most, elements), np.int64),
+        np.append(places, np.repeat(places[-1:], LANE_VECS)).astype(np.int64),
+        shares * p.o * p.cg * p.kh * p.kw,
+        threads.available() * elements,
+    )
+
+
+def _gradient_unsupported(p):
+    size = VECTOR_BYTES // itemsize(p.dtype)
+    planes = int(_gradient_layout(p)[0][-1]) // size
+    return f"planes of {planes} elements in a group of an image, needs at most {PLANES}" if planes > PLANES else None
+
+
+def _gradient_cost(p):
+    size = VECTOR_BYTES // itemsize(p.dtype)
+    sizes, _, sums, _ = _gradient_layout(p)
+    height, line, shares, most = (int(value) for value in sizes[12:16])
+    blocks = -(-p.n // size)
+    tiles = -(-p.og // most) * -(-p.cg * p.kh * p.kw // LANE_VECS)
+    steps = 2.1 * most * LANE_VECS * tiles * size * p.oh * p.ow * p.groups * blocks
+    turned = blocks * p.groups * (p.cg * height * line + p.og * p.oh * p.ow)
+    idle = -(-shares // threads.available()) * threads.available() / shares
+    return idle * (steps + _TURN_COST * turned) + 30.0 * sums + 60_000
+
+
+@kernel(
+    "conv2d_grad_weight/batch/cpu",
+    limit=1.0,
+    cost=_gradient_cost,
+    scratch=lambda p: sum(_gradient_layout(p)[2:]),
+    unsupported=_gradient_unsupported,
+)
+def grad_weight(p, x, gy, gw, scratch):
+    sizes, places, size, _ = _gradient_layout(p)
+    shares = int(sizes[14])
+    sums = scratch[:size]
+    team = threads.team(p.flops, shares)
+    parallel(_grad_weight, team, x.reshape(-1), gy.reshape(-1), sums, sizes, places, scratch[size:])
+    np.sum(sums.reshape(shares, *gw.shape), axis=0, out=gw)

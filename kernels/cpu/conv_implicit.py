@@ -233,6 +233,10 @@ _OUTPUT_COST = 20
 _PACK_COST = 40
 _SPREAD_COST = 40
 
+# The same for a weight gradient's call, and for packing an element of gy, all of which is there for a few products.
+_GRADIENT_COST = 7_000_000
+_GRADIENT_PACK_COST = 90
+
 
 def _product_cost(p, images, pixels, rows, depth):
     """Flops' worth of time of the sums over `depth` for `pixels` × `rows` outputs of every group of every image."""
@@ -429,7 +433,8 @@ def _gradient_cost(p):
     # With few pieces, threads wait for the last.
     pieces = _pieces(p, q, p.og)
     idle = -(-pieces // threads.available()) * threads.available() / max(1, pieces)
-    return _product_cost(p, 1, q, p.og, pixels) * idle + copy + _PACK_COST * p.n * p.o * p.oh * p.ow
+    packing = _GRADIENT_PACK_COST * p.n * p.o * p.oh * p.ow
+    return _product_cost(p, 1, q, p.og, pixels) * idle + copy + packing + _GRADIENT_COST
 
 
 @kernel("conv2d_grad_weight/implicit/cpu", limit=1.0, cost=_gradient_cost, scratch=_gradient_scratch)

@@ -454,13 +454,23 @@ _INPUT_COST = 700.0
 _OUTPUT_COST = 250.0
 _WEIGHT_COST = 55.0
 
+# The same for one of the weight gradient's matrix products, beyond its arithmetic.
+_PRODUCT_COST = 4_000_000.0
+
+
+def _transformed(p, tiles_y, tiles_x):
+    """Vectors of tiles that are transformed: pairs of halves, each in one row of tiles."""
+    return p.n * tiles_y * -(-2 * tiles_x // (VECTOR_BYTES // itemsize(p.dtype))) / 2
+
 
 def _cost(m, p, backwards):
     plan, places = _plan(m, p, backwards), _places(m, p)
     sources, rows = (p.og, p.cg) if backwards else (p.cg, p.og)
     lanes_each = VECTOR_BYTES // itemsize(p.dtype)
     multiply = 2.0 * plan.vectors * plan.panels * TILE_ROWS * lanes_each * sources * places
-    transforms = plan.vectors * (_INPUT_COST * sources + _OUTPUT_COST * rows) + _WEIGHT_COST * p.groups * sources * rows
+    tiles_y, tiles_x = (int(count) for count in plan.sizes[10:12])
+    vectors = max(plan.vectors, p.groups * _transformed(p, tiles_y, tiles_x))
+    transforms = vectors * (_INPUT_COST * sources + _OUTPUT_COST * rows) + _WEIGHT_COST * p.groups * sources * rows
     return 1.05 * multiply + transforms * places + 60_000
 
 
@@ -586,12 +596,14 @@ def _too_small(m, p):
 
 
 def _gradient_cost(m, p):
-    shares, places, width = _shares(m, p), (m + 2) ** 2, VECTOR_BYTES // itemsize(p.dtype)
-    tiles = p.n * -(-p.oh // m) * -(-p.ow // m)
+    shares, places = _shares(m, p), (m + 2) ** 2
+    tiles_y, tiles_x = -(-p.oh // m), -(-p.ow // m)
+    tiles = p.n * tiles_y * tiles_x
     parts, again = -(-tiles // shares.tiles), -(-p.og // shares.rows)
     multiply = 2.0 * tiles * p.o * p.cg * places * 1.1
-    transforms = _INPUT_COST * places * -(-tiles // width) * (p.c * again + p.o)
-    return multiply + transforms + _WEIGHT_COST * places * p.o * p.cg + 1_000_000.0 * parts * again * p.groups * places
+    transforms = _INPUT_COST * places * _transformed(p, tiles_y, tiles_x) * (p.c * again + p.o)
+    products = _PRODUCT_COST * parts * again * p.groups * places
+    return multiply + transforms + _WEIGHT_COST * places * p.o * p.cg + products
 
 
 def _register_gradient(m, limit):

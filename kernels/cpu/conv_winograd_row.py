@@ -55,7 +55,7 @@ from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
 # Outputs of a tile.
-_M = 4
+TILE = 4
 
 # Bytes of transformed rows that a piece of work has at most: with the weights they stay in a thread's L2.
 _ROW_BYTES = 384 * 2**10
@@ -64,18 +64,18 @@ _ROW_BYTES = 384 * 2**10
 _PIECES = 4
 
 # Filters' widths, by stride, and the fewest places (c, a) of a sum: beyond them the transforms round too much.
-_WIDTHS = {1: (2, 5), 2: (3, 9)}
-_FEWEST = 9
+WIDTHS = {1: (2, 5), 2: (3, 9)}
+FEWEST = 9
 
 
 @lru_cache
-def _matrices(taps, step):
-    return floats(minimal(_M, taps) if step == 1 else strided(_M, taps))
+def row_matrices(taps, step):
+    return floats(minimal(TILE, taps) if step == 1 else strided(TILE, taps))
 
 
-def _products(taps, step):
+def products_of(taps, step):
     """P, the products of a tile."""
-    return _M + taps - 1 if step == 1 else 2 * _M + taps - 2
+    return TILE + taps - 1 if step == 1 else 2 * TILE + taps - 2
 
 
 @intrinsic
@@ -84,7 +84,7 @@ def _transform_row(typingctx, taps, step, x, at, low, high, v, to, plane):
 
     Elements outside of low <= k < high, counted from x.flat[at], are zero and not read.
     """
-    count, apart = len(taps), _M * len(step)
+    count, apart = len(taps), TILE * len(step)
 
     def codegen(context, b, sig, args):
         _, _, source, first, start, end, target, place, far = args
@@ -101,7 +101,7 @@ def _transform_row(typingctx, taps, step, x, at, low, high, v, to, plane):
         for j in range(more):
             following = b.extract_element(parts[apart + j // width], I32(j % width))
             inputs.append(_moved_up(b, inputs[j], following))
-        _, _, data = _matrices(count, len(step))
+        _, _, data = row_matrices(count, len(step))
         for p, value in enumerate(to_points(b, data, inputs)):
             place_of_p = b.add(place, b.mul(far, I64(p)))
             emit.store(b, emit.pointer(context, b, sig.args[6], target, place_of_p), value)
@@ -126,7 +126,7 @@ def _transform_back(typingctx, taps, step, products, at, plane, y, to):
     def codegen(context, b, sig, args):
         _, _, source, first, far, target, place = args
         vector = emit.vector(vec_of(sig.args[2]))
-        output, _, _ = _matrices(len(taps), len(step))
+        output, _, _ = row_matrices(len(taps), len(step))
         values = []
         for p in range(len(output[0])):
             pointer = emit.pointer(context, b, sig.args[2], source, b.add(first, b.mul(far, I64(p))))
@@ -149,7 +149,7 @@ def _transform_filters(typingctx, taps, step, w, at, row_stride, rows, tap_strid
 
     def codegen(context, b, sig, args):
         _, _, source, first, row_step, count, tap_step, target, start, far = args
-        _, weights, _ = _matrices(len(taps), len(step))
+        _, weights, _ = row_matrices(len(taps), len(step))
         vectors = filters(context, b, sig.args[2], source, first, row_step, count, tap_step, len(taps))
         for p, value in enumerate(to_points(b, weights, vectors)):
             place = b.add(start, b.mul(far, I64(p)))
@@ -296,7 +296,7 @@ def _convolve(counter, thread, taps, step, x, u, bias, floor, z, code, y, sizes,
 
 
 @njit
-def _transform_weights(counter, thread, taps, step, w, u, panels, layout):
+def transform_weights(counter, thread, taps, step, w, u, panels, layout):
     """u = [group][panel][product][channel][filter's row][TILE_ROWS], one panel after another until none is left."""
     state = flush_denormals()
     groups, rows, sources, height, row_stride, source_stride, backwards = layout
@@ -325,7 +325,7 @@ class _Plan:
     """What of a problem is worked out once.
 
     tuples: taps and step, which say their number by their length; sizes and places: _convolve's; layout:
-    _transform_weights'. work: elements of scratch of all threads; weights: of U; panels: of a group; pieces: of work;
+    transform_weights'. work: elements of scratch of all threads; weights: of U; panels: of a group; pieces: of work;
     vectors: of tiles multiplied for each panel, products and steps of a sum; rows: transformed, in vectors.
     """
 
@@ -353,8 +353,8 @@ def _plan(p, backwards):
         top, left = -p.padding[0], -p.padding[2]
         layout = (p.groups, rows, sources, p.kh, p.kh * p.kw * p.cg, p.kh * p.kw, 0)
     stride, step, spacing = *p.stride, p.dilation[0]
-    width, products = VECTOR_BYTES // itemsize(p.dtype), _products(p.kw, step)
-    tiles, panels = max(1, -(-out_w // _M)), -(-rows // TILE_ROWS)
+    width, products = VECTOR_BYTES // itemsize(p.dtype), products_of(p.kw, step)
+    tiles, panels = max(1, -(-out_w // TILE)), -(-rows // TILE_ROWS)
     images = max(1, p.n)
 
     def across(band):
@@ -379,7 +379,7 @@ def _plan(p, backwards):
     # An odd number of cache lines apart, so that streams do not meet in one set of the cache.
     plane = -(-(size_of_plane + 2 * width) // (2 * LINE)) * 2 * LINE + LINE
     row = TILE_VECS * width
-    size = products * (plane + TILE_ROWS * row + LINE) + _M * TILE_ROWS * row
+    size = products * (plane + TILE_ROWS * row + LINE) + TILE * TILE_ROWS * row
     sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, p.kh, stride, spacing)
     cut = (tiles, several, blocks, band, bands, parts, panels, across(band), plane, size)
     taps = np.arange(p.kh) * spacing
@@ -400,7 +400,7 @@ def _plan(p, backwards):
 
 def _prepare(plan, w, u):
     team = threads.team(100.0 * w.size, plan.panels)
-    parallel(_transform_weights, team, *plan.tuples, w.reshape(-1), u, plan.panels, plan.layout)
+    parallel(transform_weights, team, *plan.tuples, w.reshape(-1), u, plan.panels, plan.layout)
 
 
 def _run(p, plan, x, w, b, z, y, scratch, u):
@@ -416,7 +416,7 @@ def _run(p, plan, x, w, b, z, y, scratch, u):
 
 
 def _unsupported(p, backwards):
-    widths = _WIDTHS.get(p.stride[1])
+    widths = WIDTHS.get(p.stride[1])
     if widths is None:
         return f"stride {p.stride}, needs 1 or 2 along rows"
     if backwards and p.stride != (1, 1):
@@ -426,8 +426,8 @@ def _unsupported(p, backwards):
     if p.dilation[1] != 1:
         return f"dilation {p.dilation}, needs 1 along rows"
     channels = p.og if backwards else p.cg
-    if channels * p.kh < _FEWEST:
-        return f"sums over {channels} channels × {p.kh} rows, needs {_FEWEST}"
+    if channels * p.kh < FEWEST:
+        return f"sums over {channels} channels × {p.kh} rows, needs {FEWEST}"
     return None
 
 
@@ -441,7 +441,7 @@ _WEIGHT_COST = 35.0
 
 def _cost(p, backwards):
     plan = _plan(p, backwards)
-    width, products = VECTOR_BYTES // itemsize(p.dtype), _products(p.kw, p.stride[1])
+    width, products = VECTOR_BYTES // itemsize(p.dtype), products_of(p.kw, p.stride[1])
     multiply = (2.0 * width * plan.places.size + _SUM_COST) * plan.vectors * TILE_ROWS
     back = _OUTPUT_COST * plan.vectors / products * (p.cg if backwards else p.og) / plan.panels
     return multiply + back + _INPUT_COST * plan.rows * products + _WEIGHT_COST * plan.weights + 60_000
@@ -451,7 +451,7 @@ def _register(op, backwards):
     return kernel(
         f"{op}/winograd_row/cpu",
         limit=1.0,
-        spread=_M - 1,
+        spread=TILE - 1,
         cost=lambda p: _cost(p, backwards),
         scratch=lambda p: _plan(p, backwards).work + _plan(p, backwards).weights,
         unsupported=lambda p: _unsupported(p, backwards),
