@@ -599,7 +599,7 @@ def cross_entropy(
     w = xp.ones(classes, a.dtype) if weight is None else real("weight", weight, a)
     if w.shape != (classes,):
         raise ValueError(f"weight={w.shape}: needs shape ({classes},), one value a class")
-    w_all = w.reshape(classes, *(1,) * (a.ndim - 1 - axis))
+    w_all, some = w.reshape(classes, *(1,) * (a.ndim - 1 - axis)), False
     if t.dtype.kind == "f":
         same_dtype(input=a, target=t)
         if t.shape != a.shape:
@@ -609,20 +609,26 @@ def cross_entropy(
         if t.shape != a.shape[:axis] + a.shape[axis + 1 :]:
             raise ValueError(f"target={t.shape}: needs input's shape {a.shape} without its dimension {axis}")
         counted = t != ignore_index
-        check_classes("target", t[counted], classes)
-        index = xp.where(counted, t, 0).astype(np.int64)
-        q = xp.zeros_like(a)
-        xp.put_along_axis(q, xp.expand_dims(index, axis), 1, axis=axis)
-        w_all = w_all * xp.expand_dims(counted, axis)
-        total = (w[index] * counted).sum()
+        some = not counted.all()
+        check_classes("target", t[counted] if some else t, classes)
+        hot = xp.expand_dims(t, axis) == xp.arange(classes).reshape(w_all.shape)
+        if some:
+            hot &= xp.expand_dims(counted, axis)
+            w_all = w_all * xp.expand_dims(counted, axis)
+        q = hot.astype(a.dtype)
+        total = xp.count_nonzero(counted) if weight is None else (w_all * q).sum()
     else:
         raise TypeError(
             f"target: dtype {t.dtype} is not supported, needs integers (classes) or {a.dtype} (probabilities)"
         )
-    q = w_all * (q * (1 - smoothing) + smoothing / classes)
+    if smoothing:
+        q = q * (1 - smoothing) + smoothing / classes
+    # Weights of 1 are left out, of the loss of a small network a third.
+    if weight is not None or some:
+        q = w_all * q
     logp = ops.log_softmax(a, axis)
     # A class of probability 0 adds nothing, even where its log is −inf.
-    y = -(q * xp.where(q == 0, 0, logp)).sum(axis=axis)
+    y = -(q * xp.where(q, logp, 0)).sum(axis=axis)
     if reduction != "none":
         y = y.sum()
     if reduction == "mean":
