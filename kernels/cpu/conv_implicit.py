@@ -4,9 +4,9 @@
 
 A broadcast reads one element from anywhere, so nothing is gathered: strides, dilations and narrow rows cost nothing,
 and only zero padding needs a copy (conv_copy). Weights are packed once (`prepare`): [group][panel][q][P], a panel's
-output channels in rows of P = TILE_VECS vectors. A piece of work is one panel of one block of pixels of an image; its
-sums, [pixel][P], are turned into y's order at the end. Loses where output channels are short of vectors or sums are
-short.
+output channels in rows of P = TILE_VECS or _WIDE_VECS vectors. A piece of work is one panel of one block of pixels of
+an image; its sums, [pixel][P], are turned into y's order at the end. Loses where output channels are short of vectors
+or sums are short.
 
 The input gradient is the same sum on other grids (conv_taps). So is the weight gradient, with the two places exchanged:
 its q's are what pixels are above, and gy is packed as weights are.
@@ -25,7 +25,7 @@ from fastconv import threads
 from fastconv.kernels.cpu import conv_copy, conv_taps
 from fastconv.kernels.cpu.epilogue import code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
-from fastconv.kernels.cpu.host import LINE, TILE_ROWS, TILE_VECS, VECTOR_BYTES
+from fastconv.kernels.cpu.host import LINE, TILE_ROWS, TILE_VECS, VECTOR_BYTES, VECTOR_REGISTERS
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import flush_denormals, item, lanes, prefetch_to_write, quotient, restore_denormals
 from fastconv.kernels.cpu.team import parallel, take
@@ -57,13 +57,20 @@ _SOURCES = 16
 _PACKED_BYTES = 8 * 2**20
 
 
-def _make_compute(vecs):
+# Where panels of four vectors come out even: a lower, wider tile reads pixels less often.
+_WIDE_ROWS, _WIDE_VECS = (6, 4) if VECTOR_REGISTERS == 32 else (TILE_ROWS, TILE_VECS)
+
+
+def _make_compute(vecs, most=TILE_ROWS, row=TILE_VECS):
     @inner
     def compute(out, to, x, first, places, i, rows, offsets, q, steps, w, at, accumulate):
-        """The sums of `rows` pixels × `vecs` vectors of output channels over q … q + steps − 1."""
+        """The sums of `rows` ≤ most pixels × `vecs` vectors of output channels over q … q + steps − 1.
+
+        `row` vectors are P: known to the compiler, which else needs a register that it lacks.
+        """
         width = lanes(w)
-        size = TILE_VECS * width
-        tile = zeros(w, TILE_ROWS, vecs)
+        size = row * width
+        tile = zeros(w, most, vecs)
         pixels = listed_rows(tile, places, i, rows)
         for k in range(steps):
             tile = outer(tile, x, first + item(offsets, q + k), pixels, w, spaced(tile, at + k * size, width))
@@ -72,19 +79,18 @@ def _make_compute(vecs):
     return compute
 
 
-_compute = by_vectors(_make_compute)
+_compute, _compute_wide = by_vectors(_make_compute), _make_compute(_WIDE_VECS, _WIDE_ROWS, _WIDE_VECS)
 
 
 @inner
-def _write(sums, at, pixels, channels, bias, bias_at, y, to, plane):
-    """y.flat[to + o·plane + p] = sums.flat[at + p·P + o] + bias.flat[bias_at + o], square by square."""
+def _write(sums, at, row, pixels, channels, bias, bias_at, y, to, plane):
+    """y.flat[to + o·plane + p] = sums.flat[at + p·row + o] + bias.flat[bias_at + o], square by square."""
     width = lanes(y)
-    size = TILE_VECS * width
     for o in range(0, channels, width):
         rows = min(width, channels - o)
         for p in range(0, pixels, width):
             # Memory beyond the block's pixels holds sums of others, never written.
-            square = interleave(load_rows(zeros_square(y), sums, at + p * size + o, size, width, width))
+            square = interleave(load_rows(zeros_square(y), sums, at + p * row + o, row, width, width))
             if bias_at >= 0:
                 square = add_rows(square, bias, bias_at + o, rows)
             place = to + o * plane + p
@@ -98,7 +104,9 @@ def _convolve(counter, thread, x, w, size, bias, z, code, y, sizes, plane, image
     groups, sources, rows = sizes[1:4]
     pixels = sizes[10] * sizes[11]
     width = lanes(w)
-    row, block = TILE_VECS * width, _BLOCK * width
+    wide = size > TILE_VECS * width
+    row = _WIDE_VECS * width if wide else TILE_VECS * width
+    block, high = _BLOCK * width, _WIDE_ROWS if wide else TILE_ROWS
     panels, blocks = (rows + size - 1) // size, (pixels + block - 1) // block
     depth = offsets.size
     sums = thread * (block * row + 64)
@@ -130,11 +138,14 @@ def _convolve(counter, thread, x, w, size, bias, z, code, y, sizes, plane, image
         for q in range(0, depth, _DEPTH):
             steps = min(_DEPTH, depth - q)
             at = ((group * panels + panel) * depth + q) * row
-            for p in range(0, count, TILE_ROWS):
-                n = min(TILE_ROWS, count - p)
-                where = (x, source, places, first + p, n, offsets, q, steps)
-                _compute(channels, work, sums + p * row, *where, w, at, q > 0)
-        _write(work, sums, count, channels, bias, o if bias.size else -1, y, to, pixels)
+            for p in range(0, count, high):
+                n = min(high, count - p)
+                args = (work, sums + p * row, x, source, places, first + p, n, offsets, q, steps, w, at, q > 0)
+                if wide:
+                    _compute_wide(*args)
+                else:
+                    _compute(channels, *args)
+        _write(work, sums, row, count, channels, bias, o if bias.size else -1, y, to, pixels)
         if code or z.size:
             for r in range(channels):
                 finish(y, to + r * pixels, count, z, code)
@@ -149,7 +160,7 @@ def _pack(counter, thread, w, start, row, u, size, images, groups, rows, depth):
     """
     state = flush_denormals()
     width = lanes(w)
-    panels, stride = (rows + size - 1) // size, TILE_VECS * width
+    panels, stride = (rows + size - 1) // size, max(size, TILE_VECS * lanes(w))
     zero = w.dtype.type(0)
     while True:
         piece = take(counter, thread, images * groups * panels)
@@ -202,17 +213,19 @@ def _panel(p, rows):
     """Output channels of a panel, of `rows` in a group: at most TILE_VECS vectors, and panels as even as may be."""
     width = VECTOR_BYTES // itemsize(p.dtype)
     vectors = -(-rows // width)
-    return -(-vectors // -(-vectors // TILE_VECS)) * width
+    most = _WIDE_VECS if vectors % _WIDE_VECS == 0 else TILE_VECS
+    return -(-vectors // -(-vectors // most)) * width
 
 
 def _packed(p, rows, depth):
     """Elements of the packed weights of `rows` output channels a group and `depth` q's."""
-    return p.groups * -(-rows // _panel(p, rows)) * TILE_VECS * VECTOR_BYTES // itemsize(p.dtype) * depth
+    panel = _panel(p, rows)
+    return p.groups * -(-rows // panel) * max(panel, TILE_VECS * VECTOR_BYTES // itemsize(p.dtype)) * depth
 
 
 def _work_size(p):
     width = VECTOR_BYTES // itemsize(p.dtype)
-    return _BLOCK * width * TILE_VECS * width + 64
+    return _BLOCK * width * _WIDE_VECS * width + 64
 
 
 def _prepare(p, w, u, rows, depth):
@@ -298,7 +311,7 @@ def forward(p, x, w, b, z, y, scratch, u=None):
 @njit
 def _pack_reversed(counter, thread, w, taps, groups, rows, sources, kernel, u, size):
     """u = the packed weights of one grid of the input gradient, of which w has rows and sources exchanged."""
-    panels, stride = (rows + size - 1) // size, TILE_VECS * lanes(w)
+    panels, stride = (rows + size - 1) // size, max(size, TILE_VECS * lanes(w))
     parts = (sources + _SOURCES - 1) // _SOURCES
     zero = w.dtype.type(0)
     while True:
