@@ -45,7 +45,7 @@ from fastconv.kernels.cpu.tiles import (
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
-# Pixels of a block, in vectors, and reduction steps between two visits of their sums: a panel's weights stay in L2.
+# Most pixels of a block, in vectors, and reduction steps between two visits of their sums: a panel stays in L2.
 _BLOCK = 6
 _DEPTH = 1024
 
@@ -98,7 +98,9 @@ def _write(sums, at, row, pixels, channels, bias, bias_at, y, to, plane):
 
 
 @njit
-def _convolve(counter, thread, x, w, size, bias, z, code, y, sizes, plane, image0, several, offsets, places, work):
+def _convolve(
+    counter, thread, x, w, size, block, bias, z, code, y, sizes, plane, image0, several, offsets, places, work
+):
     """One (image, group, panel, block) after another until none is left."""
     state = flush_denormals()
     groups, sources, rows = sizes[1:4]
@@ -106,10 +108,10 @@ def _convolve(counter, thread, x, w, size, bias, z, code, y, sizes, plane, image
     width = lanes(w)
     wide = size > TILE_VECS * width
     row = _WIDE_VECS * width if wide else TILE_VECS * width
-    block, high = _BLOCK * width, _WIDE_ROWS if wide else TILE_ROWS
+    high = _WIDE_ROWS if wide else TILE_ROWS
     panels, blocks = (rows + size - 1) // size, (pixels + block - 1) // block
     depth = offsets.size
-    sums = thread * (block * row + 64)
+    sums = thread * (_BLOCK * width * _WIDE_VECS * width + 64)
     # What is smaller stays in L2 from piece to piece: all weights, or those of a panel.
     together = panels * depth * row <= _WEIGHTS
     share = quotient(blocks + counter[0] - 1, counter[0])
@@ -234,9 +236,20 @@ def _prepare(p, w, u, rows, depth):
     parallel(_pack, team, w.reshape(-1), 0, depth, u, panel, 1, p.groups, rows, depth)
 
 
-def _pieces(p, pixels, rows):
-    """Pieces of work of one image."""
-    return p.groups * -(-pixels // (_BLOCK * VECTOR_BYTES // itemsize(p.dtype))) * -(-rows // _panel(p, rows))
+def _block(p, images, pixels, rows):
+    """Pixels of a block: so many that threads end together, even if there are few."""
+    width, panel = VECTOR_BYTES // itemsize(p.dtype), _panel(p, rows)
+    high = _WIDE_ROWS if panel > TILE_VECS * width else TILE_ROWS
+    others, count = max(1, images * p.groups * -(-rows // panel)), max(1, -(-pixels // (_BLOCK * width)))
+    if others * count < 8 * threads.available():
+        while others * count % threads.available():
+            count += 1
+    return -(-max(1, pixels) // (count * high)) * high
+
+
+def _pieces(p, images, pixels, rows):
+    """Pieces of work."""
+    return images * p.groups * -(-pixels // _block(p, images, pixels, rows)) * -(-rows // _panel(p, rows))
 
 
 # Flops' worth of time, measured: beginning and storing a tile, one output turned into its place, packing an element,
@@ -297,15 +310,16 @@ def forward(p, x, w, b, z, y, scratch, u=None):
         _prepare(p, w, u, p.og, p.cg * p.kh * p.kw)
     sizes = conv_taps.sizes(p, grid, p.og, p.cg)
     x, y = x.reshape(-1), y.reshape(-1)
-    team = threads.team(p.flops, p.n * _pieces(p, p.oh * p.ow, p.og))
+    pixels = p.oh * p.ow
+    team = threads.team(p.flops, _pieces(p, p.n, pixels, p.og))
     for image in range(0, p.n, copy.several):
         count = min(copy.several, p.n - image)
         if copy.needed:
             conv_copy.write(copy, team, x, image, count, grid, copies)
         args = (sizes, copy.plane, image, count, *_layout(p, grid, copy, p.cg), work)
-        parallel(
-            _convolve, team, copies if copy.needed else x, u, _panel(p, p.og), b, z.reshape(-1), code_of(p), y, *args
-        )
+        source = copies if copy.needed else x
+        panel = _panel(p, p.og), _block(p, count, pixels, p.og)
+        parallel(_convolve, team, source, u, *panel, b, z.reshape(-1), code_of(p), y, *args)
 
 
 @njit
@@ -399,7 +413,7 @@ def grad_input(p, gy, w, gx, scratch):
     for image in range(0, p.n, sizes.several):
         count = min(sizes.several, p.n - image)
         source = copies if copy.needed else gy[image * copy.image :]
-        team = threads.team(p.flops, count * _pieces(p, p.h * p.w, p.cg))
+        team = threads.team(p.flops, _pieces(p, count, p.h * p.w, p.cg))
         if copy.needed:
             conv_copy.write(copy, team, gy, image, count, grids[0], copies)
         for grid, of_grid in zip(grids, copies_of_grids, strict=True):
@@ -408,7 +422,8 @@ def grad_input(p, gy, w, gx, scratch):
             target, first = (gx, image) if grid.dense else (spread, 0)
             args = (conv_taps.sizes(p, grid, p.cg, p.og), copy.plane, first, count)
             layout = _layout(p, grid, of_grid, p.og)
-            parallel(_convolve, team, source, u, _panel(p, p.cg), none, none, 0, target, *args, *layout, work)
+            panel = _panel(p, p.cg), _block(p, count, grid.rows * grid.columns, p.cg)
+            parallel(_convolve, team, source, u, *panel, none, none, 0, target, *args, *layout, work)
             if not grid.dense:
                 first = image * p.c * p.h * p.w + grid.first_y * p.w + grid.first_x
                 args = (count * p.c, grid.rows, grid.columns, first, (grid.step_y, grid.step_x))
@@ -444,7 +459,7 @@ def _gradient_cost(p):
     q, pixels = p.cg * p.kh * p.kw, p.n * p.oh * p.ow
     copy = conv_copy.cost(p, _copy(p, conv_taps.forward_grid(p), p.c))
     # With few pieces, threads wait for the last.
-    pieces = _pieces(p, q, p.og)
+    pieces = _pieces(p, 1, q, p.og)
     idle = -(-pieces // threads.available()) * threads.available() / max(1, pieces)
     packing = _GRADIENT_PACK_COST * p.n * p.o * p.oh * p.ow
     return _product_cost(p, 1, q, p.og, pixels) * idle + copy + packing + _GRADIENT_COST
@@ -462,7 +477,8 @@ def grad_weight(p, x, gy, gw, scratch):
     sizes = np.array((1, p.groups, p.cg, p.og, 0, 0, 0, 0, 0, 0, q, 1), np.int64)
     places, qs = _gradient_layout(p, several)
     x, gy, none = x.reshape(-1), gy.reshape(-1), NO_BIAS[p.dtype]
-    team = threads.team(p.flops, _pieces(p, q, p.og))
+    team = threads.team(p.flops, _pieces(p, 1, q, p.og))
+    panel = _panel(p, p.og), _block(p, 1, q, p.og)
     target = gw.reshape(-1)
     for image in range(0, p.n, several):
         images = min(several, p.n - image)
@@ -476,7 +492,7 @@ def grad_weight(p, x, gy, gw, scratch):
             start = image * p.o * pixels + first
             parallel(_pack, team, gy, start, pixels, u, _panel(p, p.og), count // depth, p.groups, p.og, depth)
             args = (sizes, copy.plane, 0, 1, places[first : first + count], qs, work)
-            parallel(_convolve, team, source, u, _panel(p, p.og), none, none, 0, target, *args)
+            parallel(_convolve, team, source, u, *panel, none, none, 0, target, *args)
             if target is partial:
                 gw.reshape(-1)[:] += partial
             target = partial
