@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastconv import functional, nn, optim, reference, testing
-from fastconv.kernels.cpu import conv_winograd
+from fastconv.kernels.cpu import conv_winograd, conv_winograd_weight
 from fastconv.kernels.cpu.winograd_matrices import POINTS, matrices, minimal, spread, strided
 from fastconv.problem import ConvProblem
 from fastconv.registry import OPS, kernels
@@ -120,6 +120,8 @@ IMAGES_IN_LANES = {
     "padding over the kernel": ConvProblem.make((2, 9, 3, 4), (9, 9, 2, 3), padding=(4, 5)),
 }
 TAKEN = [(k, name) for k in WINOGRAD for name, p in PROBLEMS.items() if not k.unsupported(p)]
+WEIGHT = [k for k in kernels("conv2d_grad_weight") if "winograd" in k.algorithm]
+TAKEN_OF_WEIGHTS = [(k, name) for k in WEIGHT for name, p in PROBLEMS.items() if not k.unsupported(p)]
 TAKEN_ALONG_ROWS = [(k, name) for k in ROW for name, p in ALONG_ROWS.items() if not k.unsupported(p)]
 TAKEN_WITH_IMAGES = [(k, name) for k in BATCH for name, p in IMAGES_IN_LANES.items() if not k.unsupported(p)]
 
@@ -192,6 +194,36 @@ def test_shapes_that_take_other_paths(kernel, name, problems, dtype):
     scratch = np.full(kernel.scratch(p), np.nan, dtype)
     kernel.run(p, *arrays, again, scratch, u)
     np.testing.assert_array_equal(again, outputs[0])
+
+
+def test_what_is_taken_of_weight_gradients():
+    """All where outputs are as large as a tile, but F(6×6) two apart."""
+    left_out = {(k.algorithm, name) for k in WEIGHT for name in PROBLEMS} - {
+        (k.algorithm, name) for k, name in TAKEN_OF_WEIGHTS
+    }
+    assert left_out == {
+        (f"winograd_f{m}", name)
+        for m in (2, 4, 6)
+        for name, p in PROBLEMS.items()
+        if min(p.oh, p.ow) < m or (m == 6 and p.stride == (2, 2))
+    }
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("kernel", "name"), TAKEN_OF_WEIGHTS, ids=lambda v: getattr(v, "name", v))
+def test_weight_gradients(kernel, name, dtype, parts, monkeypatch):
+    p = replace(PROBLEMS[name], dtype=dtype)
+    plan, m = conv_winograd_weight._plan, int(kernel.algorithm[-1])
+    if parts > 1:
+        # Memory for a third of the output channels, or of the rows of tiles.
+        found = plan(m, p)
+        monkeypatch.setattr(conv_winograd_weight, "_BYTES", found.elements * np.dtype(dtype).itemsize // parts)
+        plan.cache_clear()
+    arrays = testing.inputs(kernel.op, p)
+    outputs = testing.poisoned_run(kernel, p, arrays)
+    plan.cache_clear()
+    assert testing.error(kernel.op, p, arrays, outputs) <= kernel.limit
 
 
 def test_f4_is_exact_to_3e_6():

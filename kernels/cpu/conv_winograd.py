@@ -12,10 +12,9 @@ stays in the thread's cache.
 The one tile beyond whole vectors costs a 24th: maps of 28·2^k have 49·4^k tiles of 4×4.
 
 The input gradient is the same with w's channels exchanged and its taps reversed; with stride 2 its tiles are 2m×2m
-outputs, the first of which meets tap 1. The weight gradient, of stride 1 only, is the transposed algorithm,
-gw = Gᵀ [ Σ_tiles (A gy Aᵀ) ⊙ (Bᵀ x B) ] G, whose products sum over tiles. Weights are transformed once (`prepare`):
-[group][panel][place][channel][TILE_ROWS]. Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural
-Networks (2015).
+outputs, the first of which meets tap 1; the weight gradient is in conv_winograd_weight. Weights are transformed once
+(`prepare`): [group][panel][place][channel][TILE_ROWS]. Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional
+Neural Networks (2015).
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from functools import lru_cache
 import numpy as np
 
 from fastconv import threads
-from fastconv.kernels.cpu import gemm
 from fastconv.kernels.cpu.epilogue import RELU, code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS
 from fastconv.kernels.cpu.host import LINE, MASKS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
@@ -46,10 +44,8 @@ from fastconv.kernels.cpu.simd import (
     store_first,
 )
 from fastconv.kernels.cpu.team import parallel, take
-from fastconv.kernels.cpu.winograd_matrices import TAPS
 from fastconv.kernels.cpu.winograd_transforms import (
     address,
-    gather_weights,
     multiply,
     transform_input,
     transform_output,
@@ -67,14 +63,14 @@ _HALF = 8
 # Most bytes of transformed weights at a time when nobody keeps them.
 _WEIGHT_BYTES = 16 * 2**20
 
-# The same for the weight gradient's transformed inputs, gradients and products.
-_GRADIENT_BYTES = 31 * 2**20
+# What F(m×m, 3×3) may be off by at most, in the units of fastconv.testing.error.
+LIMITS = {2: 1.0, 4: 3.0, 6: 25.0}
 
 # Bytes of an output that is written past the cache.
 _PAST_THE_CACHE = 10 * 2**20
 
 # Channels summed up before they are added to those before them: short sums of short sums round less than one long one.
-_DEPTH = 128
+DEPTH = 128
 
 # As many elements as a tile has vectors, which is what the length of a tuple says.
 _MOST = (0,) * TILE_VECS
@@ -151,9 +147,10 @@ def _transform_region(
 @inner
 def _multiply(tiles, u, u_at, v, v_at, v_row, depth, out, to, row):
     """out.flat[to + r·row :] = Σ_c u.flat[u_at + c·TILE_ROWS + r] · v.flat[v_at + c·v_row :] for `tiles` tiles."""
-    width = lanes(v)
-    for start in range(0, depth, _DEPTH):
-        args = (u, u_at + start * TILE_ROWS, v, v_at + start * v_row, v_row, min(_DEPTH, depth - start), out, to, row)
+    width, u_row = lanes(v), TILE_ROWS
+    for start in range(0, depth, DEPTH):
+        steps = min(DEPTH, depth - start)
+        args = (u, u_at + start * u_row, u_row, v, v_at + start * v_row, v_row, steps, out, to, row)
         if tiles > TILE_VECS * width:
             multiply(_MOST, (0,), *args, start > 0)
         elif TILE_VECS == 3 and tiles > 2 * width:
@@ -348,7 +345,7 @@ def _plan(m, p, backwards):
         tile, top, left = 2 * m, p.padding[0] // 2, p.padding[2] // 2
     elif p.stride[0] == 2:
         step = 2 * m
-    overlap = _overlap(p)
+    overlap = overlap_of(p)
     width = VECTOR_BYTES // itemsize(p.dtype)
     tiles_y, tiles_x = -(-out_h // tile), -(-out_w // tile)
     every = max(1, p.n * tiles_y * tiles_x)
@@ -378,7 +375,7 @@ def _plan(m, p, backwards):
     v_plane = -(-(sources * tiles + width - LINE) // (2 * LINE)) * 2 * LINE + LINE
     out_row = -(-tiles // width) * width
     out_plane = TILE_ROWS * out_row + LINE
-    places = _places(m, p)
+    places = places_of(m, p)
     size = places * (v_plane + out_plane) + _buffer_size(max(tile, step), width)
     sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x, tiles, regions, parts)
     panel = p.groups * sources * TILE_ROWS * places
@@ -395,14 +392,14 @@ def _plan(m, p, backwards):
     )
 
 
-def _overlap(p):
+def overlap_of(p):
     """Elements of the input that tiles share on an axis."""
     return 2 if p.stride[0] == 1 else 1
 
 
-def _places(m, p):
+def places_of(m, p):
     """Products of a tile, α²."""
-    return (m * p.stride[0] + _overlap(p)) ** 2
+    return (m * p.stride[0] + overlap_of(p)) ** 2
 
 
 def _prepare(m, plan, w, u, first=0, panels=None):
@@ -430,7 +427,7 @@ def _run(m, p, plan, x, w, b, z, y, scratch, u):
         parallel(_convolve, team, *plan.tuples, x.reshape(-1), *args)
 
 
-def _unsupported(p, strides=(1,)):
+def unsupported(p, strides=(1,)):
     if (p.kh, p.kw) != (3, 3):
         return f"kernel {p.kh}×{p.kw}, needs 3×3"
     if p.stride[0] != p.stride[1] or p.stride[0] not in strides:
@@ -445,7 +442,7 @@ def _unsupported_backwards(p, strides):
     top, left = p.padding[0], p.padding[2]
     if p.stride == (2, 2) and top % 2 * left % 2 == 0:
         return f"padding {p.padding} with stride 2, needs odd ones before the first row and column"
-    return _unsupported(p, strides)
+    return unsupported(p, strides)
 
 
 # Flops' worth of time, measured, for each place: transforming one vector of tiles of an input channel, of an output
@@ -454,9 +451,6 @@ _INPUT_COST = 700.0
 _OUTPUT_COST = 250.0
 _WEIGHT_COST = 55.0
 
-# The same for one of the weight gradient's matrix products, beyond its arithmetic.
-_PRODUCT_COST = 4_000_000.0
-
 
 def _transformed(p, tiles_y, tiles_x):
     """Vectors of tiles that are transformed: pairs of halves, each in one row of tiles."""
@@ -464,7 +458,7 @@ def _transformed(p, tiles_y, tiles_x):
 
 
 def _cost(m, p, backwards):
-    plan, places = _plan(m, p, backwards), _places(m, p)
+    plan, places = _plan(m, p, backwards), places_of(m, p)
     sources, rows = (p.og, p.cg) if backwards else (p.cg, p.og)
     lanes_each = VECTOR_BYTES // itemsize(p.dtype)
     multiply = 2.0 * plan.vectors * plan.panels * TILE_ROWS * lanes_each * sources * places
@@ -475,7 +469,7 @@ def _cost(m, p, backwards):
 
 
 def _weight_cost(m, p):
-    return _WEIGHT_COST * _places(m, p) * p.o * p.cg
+    return _WEIGHT_COST * places_of(m, p) * p.o * p.cg
 
 
 def _register(m, limit):
@@ -488,7 +482,7 @@ def _register(m, limit):
             spread=(2 if backwards and 2 in strides else 1) * m - 1,
             cost=lambda p: _cost(m, p, backwards),
             scratch=lambda p: _plan(m, p, backwards).work + _own(m, p, backwards),
-            unsupported=lambda p: (_unsupported_backwards if backwards else _unsupported)(p, strides),
+            unsupported=lambda p: (_unsupported_backwards if backwards else unsupported)(p, strides),
             prepare=lambda p, w, u: _prepare(m, _plan(m, p, backwards), w, u),
             prepared=lambda p: _plan(m, p, backwards).panel * _plan(m, p, backwards).panels,
             prepare_cost=lambda p: _weight_cost(m, p),
@@ -510,146 +504,5 @@ def _own(m, p, backwards):
     return plan.at_once * plan.panel
 
 
-@njit
-def _transform_all(counter, thread, edge, overlap, x, channels, source, sources, sizes, first, count, v, at):
-    """V of tiles first … first + count − 1, one channel after another until none is left: [place][channel][tile]."""
-    state = flush_denormals()
-    in_h, in_w, top, left, tiles_y, tiles_x, v_row, size = sizes
-    m, width = len(edge), lanes(x)
-    halves = np.empty(_HALF * count, np.int64)
-    where = channels, in_h, in_w, top, left
-    several = _list_halves(edge, edge, overlap, halves, first, count, width, tiles_y, tiles_x, where, (0, 0, 0))
-    # The memory begins with every thread's buffer of lines.
-    buffer = thread * size
-    while True:
-        c = take(counter, thread, sources)
-        if c < 0:
-            break
-        _transform_region(
-            edge, edge, overlap, x, (source + c) * in_h * in_w, 1, in_h, in_w, halves, several, v, at + c * v_row,
-            v_row, sources * v_row, buffer, _line(m, width),
-        )  # fmt: skip
-        for k in range((m + 2) * (m + 2)):
-            # The product runs over whole vectors of tiles.
-            start = at + (k * sources + c) * v_row
-            for u in range(start + count, start + (count + width - 1) // width * width):
-                v[u] = 0
-    restore_denormals(state)
-
-
-@njit
-def _gather_all(counter, thread, edge, products, rows, channels, gw, to):
-    """gw of `rows` output channels, one after another until none is left."""
-    state = flush_denormals()
-    width = lanes(gw)
-    while True:
-        r = take(counter, thread, rows)
-        if r < 0:
-            break
-        for c in range(0, channels, width):
-            place = to + (r * channels + c) * 9
-            gather_weights(edge, products, r * channels + c, rows * channels, gw, place, min(width, channels - c))
-    restore_denormals(state)
-
-
-@dataclass(frozen=True, eq=False)
-class _Shares:
-    """How a weight gradient is cut so that its memory is bounded: elements of each part, in order, and steps.
-
-    tiles: at a time; rows: output channels of a group at a time.
-    """
-
-    tiles: int
-    rows: int
-    v: int
-    d: int
-    products: int
-    before: int
-
-    @property
-    def elements(self):
-        return self.before + self.v + self.d + self.products
-
-
-@lru_cache(maxsize=1024)
-def _shares(m, p):
-    width, places = VECTOR_BYTES // itemsize(p.dtype), (m + 2) ** 2
-    most = _GRADIENT_BYTES // itemsize(p.dtype) // places
-    # All output channels if their products leave half of the memory, so that inputs are transformed once.
-    rows = p.og
-    while rows > TILE_ROWS and rows * p.cg > most // 2:
-        rows = -(-rows // 2)
-    every = max(1, p.n * -(-p.oh // m) * -(-p.ow // m))
-    room = max(width, ((most - rows * p.cg) // (rows + p.cg) // width - 1) * width)
-    parts = -(-every // room)
-    tiles = -(-every // parts)
-    # The last tiles of a row are written as a whole vector.
-    row = -(-tiles // width) * width + width
-    v, d = (places * channels * row for channels in (p.cg, rows))
-    before = threads.available() * _buffer_size(m, width)
-    return _Shares(tiles, rows, *(-(-size // 16) * 16 for size in (v, d, places * rows * p.cg, before)))
-
-
-def _too_small(m, p):
-    # A sum over less than a tile is little but rounding errors of the transforms.
-    return f"output {p.oh}×{p.ow}, needs {m}×{m}" if p.oh < m or p.ow < m else None
-
-
-def _gradient_cost(m, p):
-    shares, places = _shares(m, p), (m + 2) ** 2
-    tiles_y, tiles_x = -(-p.oh // m), -(-p.ow // m)
-    tiles = p.n * tiles_y * tiles_x
-    parts, again = -(-tiles // shares.tiles), -(-p.og // shares.rows)
-    multiply = 2.0 * tiles * p.o * p.cg * places * 1.1
-    transforms = _INPUT_COST * places * _transformed(p, tiles_y, tiles_x) * (p.c * again + p.o)
-    products = _PRODUCT_COST * parts * again * p.groups * places
-    return multiply + transforms + _WEIGHT_COST * places * p.o * p.cg + products
-
-
-def _register_gradient(m, limit):
-    @kernel(
-        f"conv2d_grad_weight/winograd_f{m}/cpu",
-        limit=limit,
-        spread=TAPS - 1,
-        cost=lambda p: _gradient_cost(m, p),
-        scratch=lambda p: _shares(m, p).elements + gemm.scratch(itemsize(p.dtype)),
-        unsupported=lambda p: _unsupported(p) or _too_small(m, p),
-    )
-    def grad_weight(p, x, gy, gw, scratch):
-        shares, edge, overlap = _shares(m, p), (0,) * m, (0, 0)
-        tiles_y, tiles_x = -(-p.oh // m), -(-p.ow // m)
-        every = p.n * tiles_y * tiles_x
-        width = VECTOR_BYTES // itemsize(p.dtype)
-        places = (m + 2) ** 2
-        v_at, d_at = shares.before, shares.before + shares.v
-        products = scratch[d_at + shares.d :][: shares.products]
-        work = scratch[shares.elements :]
-        x, gy, flat = x.reshape(-1), gy.reshape(-1), gw.reshape(-1)
-        team = threads.team(p.flops, max(p.cg, p.og))
-        for group in range(p.groups):
-            for r in range(0, p.og, shares.rows):
-                rows = min(shares.rows, p.og - r)
-                for first in range(0, every, shares.tiles):
-                    count = min(shares.tiles, every - first)
-                    depth = -(-count // width) * width
-                    row = depth + width
-                    for overlapping, array, channels, source, sources, plane, at in (
-                        (overlap, x, p.c, group * p.cg, p.cg, (p.h, p.w, -p.padding[0], -p.padding[2]), v_at),
-                        ((), gy, p.o, group * p.og + r, rows, (p.oh, p.ow, 0, 0), d_at),
-                    ):
-                        sizes = np.array((*plane, tiles_y, tiles_x, row, _buffer_size(m, width)), np.int64)
-                        args = (array, channels, source, sources, sizes, first, count, scratch, at)
-                        parallel(_transform_all, team, edge, overlapping, *args)
-                    for k in range(places):
-                        v = scratch[v_at + k * p.cg * row :]
-                        d = scratch[d_at + k * rows * row :]
-                        c = products[k * rows * p.cg :][: rows * p.cg].reshape(rows, p.cg)
-                        args = (d, (row, 1), v, (row, 1), c, depth, NO_BIAS[p.dtype], work, first > 0)
-                        gemm.product(*args)
-                to = (group * p.og + r) * p.cg * 9
-                parallel(_gather_all, team, edge, products, rows, p.cg, flat, to)
-
-
-for _m, _limit in ((2, 1.0), (4, 3.0), (6, 25.0)):
+for _m, _limit in LIMITS.items():
     _register(_m, _limit)
-    _register_gradient(_m, _limit)

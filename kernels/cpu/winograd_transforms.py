@@ -182,7 +182,7 @@ def transform_input(
 
     And v.flat[at_2 + …], written after it, for another half vector of tiles. `lines` is the address of the tiles'
     first line: element t·step of a line is tile t's first; lines are `stride` elements apart. Tiles overlap by the
-    length of the tuple `overlap`; if that is empty, the matrix is A, the one for gradients of outputs.
+    length of the tuple `overlap`.
 
     If MASKS, elements outside of low <= element < high and lines outside of 0 <= y + i < height are zero and their
     memory is not read; else all must be there.
@@ -195,8 +195,7 @@ def transform_input(
         vector = emit.vector(vec_of(sig.args[13]))
         count = vector.count
         half = ir.VectorType(vector.element, count // 2)
-        output, _, data = _matrices(tile.count, apart)
-        matrix = data if more else [list(column) for column in zip(*output, strict=True)]
+        _, _, matrix = _matrices(tile.count, apart)
         # A line's vectors of each half in turn, and the elements beyond them, both halves' in one vector.
         beyond = range(0, more, half.count)
         starts = [(h, q * count, vector) for h in (0, 1) for q in range(apart // 2)]
@@ -374,39 +373,67 @@ def transform_weights(typingctx, tile, step, w, at, row_stride, rows, tap_stride
 
 
 @intrinsic
-def gather_weights(typingctx, edge, products, at, plane, gw, to, count):
+def transform_lanes(typingctx, tile, step, overlap, x, at, row, v, to, plane):
+    """v.flat[to + (α·i + j)·plane :] = element (i, j) of Bᵀ d B, for as many tiles as a vector has lanes.
+
+    Element (k, l) of their inputs d is the vector at x.flat[at + k·row + l·lanes :]. With an empty tuple `overlap`, d
+    is a tile of gradients of outputs and the matrix A.
+    """
+
+    def codegen(context, b, sig, args):
+        _, _, _, source, first, far, target, start, apart = args
+        vector = emit.vector(vec_of(sig.args[3]))
+        output, _, data = _matrices(len(tile), len(step))
+        matrix = data if len(overlap) else [list(column) for column in zip(*output, strict=True)]
+        size = len(matrix[0])
+        columns = []
+        for j in range(size):
+            places = [b.add(first, b.add(b.mul(far, I64(i)), I64(j * vector.count))) for i in range(size)]
+            column = [emit.load(b, emit.pointer(context, b, sig.args[3], source, place), vector) for place in places]
+            columns.append(to_points(b, matrix, column))
+        for i in range(len(matrix)):
+            for j, value in enumerate(to_points(b, matrix, [column[i] for column in columns])):
+                place = b.add(start, b.mul(apart, I64(i * len(matrix) + j)))
+                emit.store(b, emit.pointer(context, b, sig.args[6], target, place), value)
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.void(tile, step, overlap, x, intp, intp, v, intp, intp), codegen
+
+
+@intrinsic
+def gather_weights(typingctx, tile, step, products, at, plane, gw, to, count):
     """gw.flat[to + 9·r + t] = tap t of Gᵀ [products] G for filters r < count of one vector.
 
     products.flat[at + (α·i + j)·plane :] is element (i, j) of all filters of the vector.
     """
-    m = edge.count
 
     def codegen(context, b, sig, args):
-        _, source, first, step, target, start, number = args
-        vector = emit.vector(vec_of(sig.args[1]))
-        _, weights, _ = _matrices(m, m)
+        _, _, source, first, far, target, start, number = args
+        vector = emit.vector(vec_of(sig.args[2]))
+        _, weights, _ = _matrices(len(tile), len(step))
         matrix = [list(column) for column in zip(*weights, strict=True)]
-        size = m + TAPS - 1
+        size = len(weights)
         rows = []
         for i in range(size):
-            places = [b.add(first, b.mul(step, I64(i * size + j))) for j in range(size)]
-            row = [emit.load(b, emit.pointer(context, b, sig.args[1], source, place), vector) for place in places]
+            places = [b.add(first, b.mul(far, I64(i * size + j))) for j in range(size)]
+            row = [emit.load(b, emit.pointer(context, b, sig.args[2], source, place), vector) for place in places]
             rows.append(from_points(b, matrix, row))
         columns = [from_points(b, matrix, [row[k] for row in rows]) for k in range(TAPS)]
         values = interleaved(b, [columns[k % TAPS][k // TAPS] for k in range(TAPS * TAPS)])
         for q, value in enumerate(values):
             left = b.sub(b.mul(number, I64(TAPS * TAPS)), I64(q * vector.count))
-            pointer = emit.pointer(context, b, sig.args[4], target, b.add(start, I64(q * vector.count)))
+            pointer = emit.pointer(context, b, sig.args[5], target, b.add(start, I64(q * vector.count)))
             emit.masked_store(b, pointer, value, emit.mask(b, vector.count, None, left))
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(edge, products, intp, intp, gw, intp, intp), codegen
+    return types.void(tile, step, products, intp, intp, gw, intp, intp), codegen
 
 
 @intrinsic
-def multiply(typingctx, vecs, more, u, i, v, j, v_row, steps, y, to, row, accumulate):
-    """y.flat[to + r·row + k :] = (or += if accumulate) Σ_c u.flat[i + c·TILE_ROWS + r] · v.flat[j + c·v_row + k].
+def multiply(typingctx, vecs, more, u, i, u_row, v, j, v_row, steps, y, to, row, accumulate):
+    """y.flat[to + r·row + k :] = (or += if accumulate) Σ_c u.flat[i + c·u_row + r] · v.flat[j + c·v_row + k].
 
     For r < TILE_ROWS, c < steps, which is at least 1, and the k of as many vectors as `vecs` has elements, and of one
     element more if `more` has any. Emitted as a whole loop, because the statements of one take Numba several times as
@@ -416,8 +443,8 @@ def multiply(typingctx, vecs, more, u, i, v, j, v_row, steps, y, to, row, accumu
     count, width = len(vecs), vec.lanes
 
     def codegen(context, b, sig, args):
-        _, _, u_array, first_u, v_array, first_v, v_step, end, y_array, first_y, y_step, adding = args
-        _, _, u_type, _, v_type, _, _, _, y_type, _, _, _ = sig.args
+        _, _, u_array, first_u, u_step, v_array, first_v, v_step, end, y_array, first_y, y_step, adding = args
+        _, _, u_type, _, _, v_type, _, _, _, y_type, _, _, _ = sig.args
         vector, element = emit.vector(vec), emit.element(vec.dtype)
         column = ir.VectorType(element, TILE_ROWS)
         of_u = emit.pointer(context, b, u_type, u_array, first_u)
@@ -430,7 +457,7 @@ def multiply(typingctx, vecs, more, u, i, v, j, v_row, steps, y, to, row, accumu
         sums = [b.phi(vector) for _ in range(TILE_ROWS * count)] + [b.phi(column) for _ in range(len(more))]
         for total in sums:
             total.add_incoming(ir.Constant(total.type, None), before)
-        rows, columns = b.gep(of_u, [b.mul(c, I64(TILE_ROWS))]), b.gep(of_v, [b.mul(c, v_step)])
+        rows, columns = b.gep(of_u, [b.mul(c, u_step)]), b.gep(of_v, [b.mul(c, v_step)])
         values = [emit.load(b, b.gep(columns, [I64(k * width)]), vector) for k in range(count)]
         new = []
         for r in range(TILE_ROWS):
@@ -467,4 +494,4 @@ def multiply(typingctx, vecs, more, u, i, v, j, v_row, steps, y, to, row, accumu
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(vecs, more, u, intp, v, intp, intp, intp, y, intp, intp, types.boolean), codegen
+    return types.void(vecs, more, u, intp, intp, v, intp, intp, intp, y, intp, intp, types.boolean), codegen
