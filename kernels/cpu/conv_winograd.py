@@ -145,6 +145,12 @@ def _transform_region(
 
 
 @inner
+def _u_plane(sources):
+    """Elements of a panel's U of one place: an odd number of cache lines, so that places do not share a cache's set."""
+    return (sources * TILE_ROWS + 2 * LINE - 1) // (2 * LINE) * (2 * LINE) + LINE
+
+
+@inner
 def _multiply(tiles, u, u_at, v, v_at, v_row, depth, out, to, row):
     """out.flat[to + r·row :] = Σ_c u.flat[u_at + c·TILE_ROWS + r] · v.flat[v_at + c·v_row :] for `tiles` tiles."""
     width, u_row = lanes(v), TILE_ROWS
@@ -228,7 +234,7 @@ def _convolve(counter, thread, tile, step, overlap, x, u, first_panel, panels, b
     past = sizes[19] > 0
     width, v_row = lanes(x), tiles
     side = max(len(tile), len(step)) + len(overlap)
-    places = side * side
+    places, u_plane = side * side, _u_plane(sources)
     every = images * tiles_y * tiles_x
     # A thread's memory: V, one panel's products, and a buffer of lines.
     v_at = thread * size
@@ -259,14 +265,14 @@ def _convolve(counter, thread, tile, step, overlap, x, u, first_panel, panels, b
             n = min(TILE_ROWS, rows - (first_panel + panel) * TILE_ROWS)
             to = r * out_h * out_w
             asked = 0 if past else n
-            u_at = (group * panels + panel) * places * sources * TILE_ROWS
+            u_at = (group * panels + panel) * places * u_plane
             for k in range(places):
                 _expect(
                     y, to, halves, count, quotient(asked * k, places), quotient(asked * (k + 1), places), out_h, out_w
                 )
                 product = out_at + k * out_plane
                 _multiply(here, u, u_at, work, v_at + k * v_plane, v_row, sources, work, product, out_row)
-                u_at += sources * TILE_ROWS
+                u_at += u_plane
             _store_region(
                 tile, step, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, to, halves, count, n, out_h,
                 out_w, past, buffer, line,
@@ -281,7 +287,7 @@ def _transform_weights(counter, thread, tile, step, overlap, w, u, first_panel, 
     state = flush_denormals()
     groups, rows, sources, row_stride, source_stride, tap_stride = layout
     side = max(len(tile), len(step)) + len(overlap)
-    places, plane = side * side, sources * TILE_ROWS
+    places, plane = side * side, _u_plane(sources)
     while True:
         piece = take(counter, thread, groups * panels)
         if piece < 0:
@@ -378,7 +384,7 @@ def _plan(m, p, backwards):
     places = places_of(m, p)
     size = places * (v_plane + out_plane) + _buffer_size(max(tile, step), width)
     sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x, tiles, regions, parts)
-    panel = p.groups * sources * TILE_ROWS * places
+    panel = p.groups * _u_plane.py_func(sources) * places
     return _Plan(
         tuples=((0,) * tile, (0,) * step, (0,) * overlap),
         sizes=np.array((*sizes, v_plane, out_row, out_plane, size, past), np.int64),
