@@ -50,6 +50,8 @@ from fastconv.kernels.cpu.winograd_transforms import (
     transform_input,
     transform_output,
     transform_weights,
+    turn_filters,
+    u_plane,
 )
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
@@ -65,6 +67,9 @@ _WEIGHT_BYTES = 16 * 2**20
 
 # What F(m×m, 3×3) may be off by at most, in the units of fastconv.testing.error.
 LIMITS = {2: 1.0, 4: 3.0, 6: 25.0}
+
+# Channels of a panel's filters that are turned at a time.
+_SOURCES = 16
 
 # Bytes of an output that is written past the cache.
 _PAST_THE_CACHE = 10 * 2**20
@@ -142,12 +147,6 @@ def _transform_region(
             transform_input(
                 tile, step, overlap, first, low, high, y, second, low_2, high_2, y_2, stride, in_h, v, t, t_2, v_plane
             )
-
-
-@inner
-def _u_plane(sources):
-    """Elements of a panel's U of one place: an odd number of cache lines, so that places do not share a cache's set."""
-    return (sources * TILE_ROWS + 2 * LINE - 1) // (2 * LINE) * (2 * LINE) + LINE
 
 
 @inner
@@ -234,7 +233,7 @@ def _convolve(counter, thread, tile, step, overlap, x, u, first_panel, panels, b
     past = sizes[19] > 0
     width, v_row = lanes(x), tiles
     side = max(len(tile), len(step)) + len(overlap)
-    places, u_plane = side * side, _u_plane(sources)
+    places, u_place = side * side, u_plane(sources)
     every = images * tiles_y * tiles_x
     # A thread's memory: V, one panel's products, and a buffer of lines.
     v_at = thread * size
@@ -265,14 +264,14 @@ def _convolve(counter, thread, tile, step, overlap, x, u, first_panel, panels, b
             n = min(TILE_ROWS, rows - (first_panel + panel) * TILE_ROWS)
             to = r * out_h * out_w
             asked = 0 if past else n
-            u_at = (group * panels + panel) * places * u_plane
+            u_at = (group * panels + panel) * places * u_place
             for k in range(places):
                 _expect(
                     y, to, halves, count, quotient(asked * k, places), quotient(asked * (k + 1), places), out_h, out_w
                 )
                 product = out_at + k * out_plane
                 _multiply(here, u, u_at, work, v_at + k * v_plane, v_row, sources, work, product, out_row)
-                u_at += u_plane
+                u_at += u_place
             _store_region(
                 tile, step, work, out_at, out_row, out_plane, bias, r, floor, z, code, y, to, halves, count, n, out_h,
                 out_w, past, buffer, line,
@@ -285,9 +284,12 @@ def _convolve(counter, thread, tile, step, overlap, x, u, first_panel, panels, b
 def _transform_weights(counter, thread, tile, step, overlap, w, u, first_panel, panels, layout):
     """u = U of `panels` panels of every group from first_panel on, one panel after another until none is left."""
     state = flush_denormals()
-    groups, rows, sources, row_stride, source_stride, tap_stride = layout
+    groups, rows, sources, row_stride, source_stride, backwards = layout
     side = max(len(tile), len(step)) + len(overlap)
-    places, plane = side * side, _u_plane(sources)
+    places, plane = side * side, u_plane(sources)
+    turned = np.empty((9 * _SOURCES + lanes(w)) * TILE_ROWS, w.dtype)
+    # Backwards the nine taps are read from the last one on.
+    first_tap, tap_stride = (8 * TILE_ROWS, -TILE_ROWS) if backwards else (0, TILE_ROWS)
     while True:
         piece = take(counter, thread, groups * panels)
         if piece < 0:
@@ -295,11 +297,13 @@ def _transform_weights(counter, thread, tile, step, overlap, w, u, first_panel, 
         group = quotient(piece, panels)
         r = (first_panel + piece - group * panels) * TILE_ROWS
         n = min(TILE_ROWS, rows - r)
-        # A tap stride of −1 reads the nine taps backwards.
-        first = group * rows * sources * 9 + r * row_stride + (8 if tap_stride < 0 else 0)
-        for c in range(sources):
-            to = piece * places * plane + c * TILE_ROWS
-            transform_weights(tile, step, w, first + c * source_stride, row_stride, n, tap_stride, u, to, plane)
+        first = group * rows * sources * 9 + r * row_stride
+        for start in range(0, sources, _SOURCES):
+            count = min(_SOURCES, sources - start)
+            turn_filters(w, first + start * source_stride, row_stride, n, source_stride, count, 9, turned)
+            for c in range(count):
+                to, at = piece * places * plane + (start + c) * TILE_ROWS, 9 * c * TILE_ROWS + first_tap
+                transform_weights(tile, step, turned, at, tap_stride, u, to, plane)
     restore_denormals(state)
 
 
@@ -341,11 +345,11 @@ def _plan(m, p, backwards):
     if backwards:
         sources, rows, in_h, in_w, out_h, out_w = p.og, p.cg, p.oh, p.ow, p.h, p.w
         top, left = p.padding[0] - 2, p.padding[2] - 2
-        layout = (p.groups, rows, sources, 9, 9 * p.cg, -1)
+        layout = (p.groups, rows, sources, 9, 9 * p.cg, 1)
     else:
         sources, rows, in_h, in_w, out_h, out_w = p.cg, p.og, p.h, p.w, p.oh, p.ow
         top, left = -p.padding[0], -p.padding[2]
-        layout = (p.groups, rows, sources, 9 * p.cg, 9, 1)
+        layout = (p.groups, rows, sources, 9 * p.cg, 9, 0)
     tile, step = m, m
     if p.stride[0] == 2 and backwards:
         tile, top, left = 2 * m, p.padding[0] // 2, p.padding[2] // 2
@@ -384,7 +388,7 @@ def _plan(m, p, backwards):
     places = places_of(m, p)
     size = places * (v_plane + out_plane) + _buffer_size(max(tile, step), width)
     sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, tiles_y, tiles_x, tiles, regions, parts)
-    panel = p.groups * _u_plane.py_func(sources) * places
+    panel = p.groups * u_plane.py_func(sources) * places
     return _Plan(
         tuples=((0,) * tile, (0,) * step, (0,) * overlap),
         sizes=np.array((*sizes, v_plane, out_row, out_plane, size, past), np.int64),
@@ -455,7 +459,7 @@ def _unsupported_backwards(p, strides):
 # channel, and one weight.
 _INPUT_COST = 700.0
 _OUTPUT_COST = 250.0
-_WEIGHT_COST = 55.0
+_WEIGHT_COST = 20.0
 
 
 def _transformed(p, tiles_y, tiles_x):

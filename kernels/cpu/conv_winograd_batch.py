@@ -27,7 +27,7 @@ from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import flush_denormals, lanes, restore_denormals, splat, vec_of
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import outer, row_offsets, spaced, store_whole, zeros
-from fastconv.kernels.cpu.winograd_transforms import from_points, to_points
+from fastconv.kernels.cpu.winograd_transforms import from_points, to_points, u_plane
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
@@ -106,7 +106,7 @@ def _convolve(counter, thread, taps, x, u, bias, z, code, y, sizes, firsts, last
     products, tile_outputs = len(taps) + 3, 4
     row = tiles * size
     plane, pixels = in_h * row, out_h * out_w
-    panels = (rows + TILE_ROWS - 1) // TILE_ROWS
+    panels, u_product = (rows + TILE_ROWS - 1) // TILE_ROWS, u_plane(sources * height)
     # A thread's memory: one turned plane, V, the products of a tile, and the sums of a panel.
     turned = thread * elements
     v_at = turned + (in_h * line + size) * size
@@ -131,7 +131,7 @@ def _convolve(counter, thread, taps, x, u, bias, z, code, y, sizes, firsts, last
         for panel in range(panels):
             r = panel * TILE_ROWS
             n = min(TILE_ROWS, rows - r)
-            u_at = (group * panels + panel) * products * sources * height * TILE_ROWS
+            u_at = (group * panels + panel) * products * u_product
             for i in range(out_h):
                 for t in range(0, tiles, step):
                     # A row's last tiles end with it, and are computed again where they are there already.
@@ -139,7 +139,7 @@ def _convolve(counter, thread, taps, x, u, bias, z, code, y, sizes, firsts, last
                     for p in range(products):
                         args = (
                             work, v_at + p * v_plane + (i + top) * row + first * size, spacing * row, plane, sources,
-                            firsts[i], lasts[i], u, u_at + p * sources * height * TILE_ROWS, height, work,
+                            firsts[i], lasts[i], u, u_at + p * u_product, height, work,
                             out_at + p * out_plane,
                         )  # fmt: skip
                         if few and step > 1:
@@ -217,7 +217,7 @@ def _plan(p, backwards):
         lasts=(firsts + inside.sum(1)).astype(np.int64),
         layout=np.array(layout, np.int64),
         work=threads.available() * elements,
-        weights=p.groups * panels * products * sources * p.kh * TILE_ROWS,
+        weights=p.groups * panels * products * u_plane.py_func(sources * p.kh),
         panels=panels,
         blocks=-(-p.n // size) * p.groups,
     )

@@ -50,7 +50,16 @@ from fastconv.kernels.cpu.simd import (
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import outer, row_offsets, spaced, store_whole, zeros
 from fastconv.kernels.cpu.winograd_matrices import minimal, strided
-from fastconv.kernels.cpu.winograd_transforms import every, filters, floats, from_points, interleaved, to_points
+from fastconv.kernels.cpu.winograd_transforms import (
+    every,
+    filters,
+    floats,
+    from_points,
+    interleaved,
+    to_points,
+    turn_filters,
+    u_plane,
+)
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
@@ -141,23 +150,23 @@ def _transform_back(typingctx, taps, step, products, at, plane, y, to):
 
 
 @intrinsic
-def _transform_filters(typingctx, taps, step, w, at, row_stride, rows, tap_stride, u, to, plane):
-    """u.flat[to + p·plane :] = product p's factors of one row of TILE_ROWS filters, zero for filters from `rows` on.
+def _transform_filters(typingctx, taps, step, w, at, tap_stride, u, to, plane):
+    """u.flat[to + p·plane :] = product p's factors of one row of TILE_ROWS filters.
 
-    Tap t of filter r stands at w.flat[at + r·row_stride + t·tap_stride].
+    Their taps t are at w.flat[at + t·tap_stride :], as `turn_filters` writes them.
     """
 
     def codegen(context, b, sig, args):
-        _, _, source, first, row_step, count, tap_step, target, start, far = args
+        _, _, source, first, tap_step, target, start, far = args
         _, weights, _ = row_matrices(len(taps), len(step))
-        vectors = filters(context, b, sig.args[2], source, first, row_step, count, tap_step, len(taps))
+        vectors = filters(context, b, sig.args[2], source, first, tap_step, len(taps))
         for p, value in enumerate(to_points(b, weights, vectors)):
             place = b.add(start, b.mul(far, I64(p)))
-            emit.store(b, emit.pointer(context, b, sig.args[7], target, place), value)
+            emit.store(b, emit.pointer(context, b, sig.args[5], target, place), value)
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(taps, step, w, intp, intp, intp, intp, u, intp, intp), codegen
+    return types.void(taps, step, w, intp, intp, u, intp, intp), codegen
 
 
 @inner
@@ -238,7 +247,7 @@ def _convolve(counter, thread, taps, step, x, u, bias, floor, z, code, y, sizes,
     tiles, several, blocks, band, bands, parts, panels, across, plane, size = sizes[13:23]
     width = lanes(x)
     products = (len(taps) + 3) if len(step) == 1 else (len(taps) + 6)
-    depth = places.size
+    depth, u_product = places.size, u_plane(places.size)
     row = TILE_VECS * width
     out_plane = TILE_ROWS * row + LINE
     # A thread's memory: V, one tile's products, and the lines they become.
@@ -274,13 +283,13 @@ def _convolve(counter, thread, taps, step, x, u, bias, floor, z, code, y, sizes,
             r = panel * TILE_ROWS
             n = min(TILE_ROWS, rows - r)
             to = ((first * groups + group) * rows + r) * out_h * out_w + i * out_w
-            u_at = (group * panels + panel) * products * depth * TILE_ROWS
+            u_at = (group * panels + panel) * products * u_product
             every_tile = count * here * tiles
             for tile in range(0, every_tile, row):
                 left_over = every_tile - tile
                 for p in range(products):
                     _multiply(
-                        left_over, work, v_at + p * plane + tile, u, u_at + p * depth * TILE_ROWS, offsets, work,
+                        left_over, work, v_at + p * plane + tile, u, u_at + p * u_product, offsets, work,
                         out_at + p * out_plane, row,
                     )  # fmt: skip
                 for o in range(n):
@@ -301,7 +310,8 @@ def transform_weights(counter, thread, taps, step, w, u, panels, layout):
     state = flush_denormals()
     groups, rows, sources, height, row_stride, source_stride, backwards = layout
     products = (len(taps) + 3) if len(step) == 1 else (len(taps) + 6)
-    depth, size = sources * height, height * len(taps)
+    plane, size = u_plane(sources * height), height * len(taps)
+    turned = np.empty((size + lanes(w)) * TILE_ROWS, w.dtype)
     while True:
         piece = take(counter, thread, groups * panels)
         if piece < 0:
@@ -311,12 +321,14 @@ def transform_weights(counter, thread, taps, step, w, u, panels, layout):
         n = min(TILE_ROWS, rows - r)
         first = group * rows * sources * size + r * row_stride
         for c in range(sources):
+            turn_filters(w, first + c * source_stride, row_stride, n, source_stride, 1, size, turned)
             for a in range(height):
-                at, to = first + c * source_stride, (piece * products * depth + c * height + a) * TILE_ROWS
                 # Backwards the taps are read from the last one on.
-                at += size - 1 - a * len(taps) if backwards else a * len(taps)
-                tap_stride = -1 if backwards else 1
-                _transform_filters(taps, step, w, at, row_stride, n, tap_stride, u, to, depth * TILE_ROWS)
+                at, tap_stride = a * len(taps), TILE_ROWS
+                if backwards:
+                    at, tap_stride = size - 1 - at, -TILE_ROWS
+                to = piece * products * plane + (c * height + a) * TILE_ROWS
+                _transform_filters(taps, step, turned, at * TILE_ROWS, tap_stride, u, to, plane)
     restore_denormals(state)
 
 
@@ -390,7 +402,7 @@ def _plan(p, backwards):
         places=places.reshape(-1).astype(np.int64),
         layout=np.array(layout, np.int64),
         work=threads.available() * size,
-        weights=p.groups * panels * products * sources * p.kh * TILE_ROWS,
+        weights=p.groups * panels * products * u_plane.py_func(sources * p.kh),
         panels=panels,
         pieces=p.groups * blocks * bands * parts,
         vectors=p.groups * images * bands * (-(-band * tiles // width)) * panels * products,

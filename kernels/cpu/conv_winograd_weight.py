@@ -154,21 +154,28 @@ class _Plan:
     out_row: int
 
     @property
-    def depth(self):
-        return self.bands * self.tiles_x
+    def planes(self):
+        """Elements of a place of V, D and the products."""
+        tiles = self.bands * self.tiles_x
+        products = _whole(self.rows, TILE_ROWS) * self.out_row
+        return _odd(tiles * self.v_row), _odd(tiles * self.d_row), _odd(products)
 
     @property
-    def before(self):
-        return threads.available() * self.buffer
-
-    @property
-    def elements(self):
-        products = self.places * _whole(self.rows, TILE_ROWS) * self.out_row
-        return self.before + self.places * self.depth * (self.v_row + self.d_row) + products
+    def starts(self):
+        """Where V, D, the products and nothing more begin."""
+        starts = [threads.available() * self.buffer]
+        for plane in self.planes:
+            starts.append(starts[-1] + self.places * plane)
+        return starts
 
 
 def _whole(count, step):
     return -(-count // step) * step
+
+
+def _odd(elements):
+    """At least so many elements, an odd number of cache lines: what is so far apart shares no set of the cache."""
+    return _whole(elements + LINE, 2 * LINE) - LINE
 
 
 @lru_cache(maxsize=1024)
@@ -177,15 +184,11 @@ def _plan(m, p):
     tiles_y, tiles_x = max(1, -(-p.oh // m)), max(1, -(-p.ow // m))
     overlap, step = overlap_of(p), m * stride
 
-    def spaced(channels):
-        """Elements between tiles: an odd number of cache lines, so that they do not meet in one set of the cache."""
-        return _whole(_whole(channels, max(width, TILE_ROWS)), 2 * LINE) + LINE
-
     # All output channels if their products leave half of the memory, so that inputs are transformed once.
     most, rows, out_row = _BYTES // itemsize(p.dtype) // places, p.og, _whole(p.cg, width)
     while rows > TILE_ROWS and _whole(rows, TILE_ROWS) * out_row > most // 2:
         rows = -(-rows // 2)
-    v_row, d_row = spaced(p.cg), spaced(rows)
+    v_row, d_row = (_odd(_whole(channels, max(width, TILE_ROWS))) for channels in (p.cg, rows))
     products = _whole(rows, TILE_ROWS) * out_row
     room = min(most - products, max(2 * products, _BAND // itemsize(p.dtype) // places)) // (v_row + d_row) // tiles_x
     every = max(1, p.n * tiles_y)
@@ -230,16 +233,14 @@ def _register(m, limit):
         limit=limit,
         spread=TAPS - 1,
         cost=lambda p: _cost(m, p),
-        scratch=lambda p: _plan(m, p).elements,
+        scratch=lambda p: _plan(m, p).starts[-1],
         unsupported=lambda p: unsupported(p, (1, 2) if m < 6 else (1,)) or _too_small(m, p),
     )
     def grad_weight(p, x, gy, gw, scratch):
         plan = _plan(m, p)
         tile, step, overlap = plan.tuples
         x, gy, flat = x.reshape(-1), gy.reshape(-1), gw.reshape(-1)
-        v_plane, d_plane = plan.depth * plan.v_row, plan.depth * plan.d_row
-        v_at, d_at = plan.before, plan.before + plan.places * v_plane
-        out_at, out_plane = d_at + plan.places * d_plane, _whole(plan.rows, TILE_ROWS) * plan.out_row
+        (v_at, d_at, out_at, _), (v_plane, d_plane, out_plane) = plan.starts, plan.planes
         every = p.n * plan.tiles_y
         width = VECTOR_BYTES // itemsize(p.dtype)
         if not every * p.oh * p.ow:

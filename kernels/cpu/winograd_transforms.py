@@ -16,8 +16,10 @@ from numba.extending import intrinsic
 
 from fastconv.kernels.cpu import emit
 from fastconv.kernels.cpu.emit import I1, I32, I64
-from fastconv.kernels.cpu.host import MASKS, TILE_ROWS, VECTOR_BYTES
-from fastconv.kernels.cpu.simd import vec_of
+from fastconv.kernels.cpu.host import LINE, MASKS, TILE_ROWS, VECTOR_BYTES
+from fastconv.kernels.cpu.jit import inner
+from fastconv.kernels.cpu.simd import lanes, vec_of
+from fastconv.kernels.cpu.tiles import interleave, load_rows, store_rows, zeros
 from fastconv.kernels.cpu.winograd_matrices import TAPS, minimal, spread, strided
 
 
@@ -227,10 +229,10 @@ def transform_input(
             inputs = [every(b, parts[:apart], apart, j) for j in range(apart)]
             for j in range(more):
                 # What a tile shares with the next one: that one's beginning, and the elements beyond.
-                lanes = [k + 1 for k in range(count)]
+                picks = [k + 1 for k in range(count)]
                 for h in (0, 1):
-                    lanes[(h + 1) * half.count - 1] = count + h * half.count + j % half.count
-                inputs.append(_shuffle(b, inputs[j], parts[apart + j // half.count], lanes))
+                    picks[(h + 1) * half.count - 1] = count + h * half.count + j % half.count
+                inputs.append(_shuffle(b, inputs[j], parts[apart + j // half.count], picks))
             for j, value in enumerate(to_points(b, matrix, inputs)):
                 offset = b.mul(far, I64(i * len(matrix) + j))
                 for start, part in zip(targets, _halves(b, value), strict=True):
@@ -330,46 +332,59 @@ def transform_output(
     return types.void(tile, step, products, intp, intp, intp, shift, least, *one, *one, intp, types.boolean), codegen
 
 
-def filters(context, b, ty, array, first, row_step, rows, tap_step, taps):
-    """A vector for each of `taps` taps: that of TILE_ROWS filters, zero for those from `rows` on.
+@inner
+def u_plane(steps):
+    """Elements of a panel's U of one product, a sum of so many steps: an odd number of cache lines.
 
-    Tap t of filter r stands at array.flat[first + r·row_step + t·tap_step].
+    Else those of one step of all products, which are written together, share a set of the cache where steps are 2^k.
     """
-    element = emit.element(ty.dtype)
-    zero = ir.Constant(element, 0.0)
-    inside = [b.icmp_signed("<", I64(r), rows) for r in range(TILE_ROWS)]
-    bases = [b.add(first, b.select(inside[r], b.mul(row_step, I64(r)), I64(0))) for r in range(TILE_ROWS)]
-    vectors = []
-    for t in range(taps):
-        tap = ir.Constant(ir.VectorType(element, TILE_ROWS), ir.Undefined)
-        for r in range(TILE_ROWS):
-            value = b.load(emit.pointer(context, b, ty, array, b.add(bases[r], b.mul(tap_step, I64(t)))))
-            tap = b.insert_element(tap, b.select(inside[r], value, zero), I32(r))
-        vectors.append(tap)
-    return vectors
+    return (steps * TILE_ROWS + 2 * LINE - 1) // (2 * LINE) * (2 * LINE) + LINE
+
+
+@inner
+def turn_filters(w, first, row_stride, rows, source_stride, sources, taps, out):
+    """out.flat[(c·taps + t)·TILE_ROWS + r] = tap t of channel c of filter r, for c < sources; 0 for r >= rows.
+
+    It stands at w.flat[first + r·row_stride + c·source_stride + t]. Up to a square beyond is written.
+    """
+    width = lanes(w)
+    # Where channels follow each other, their taps are one line.
+    runs, length = (1, sources * taps) if source_stride == taps else (sources, taps)
+    for c in range(runs):
+        for k in range(0, length, width):
+            at = first + c * source_stride + k
+            block = load_rows(zeros(w, TILE_ROWS, 1), w, at, row_stride, rows, min(width, length - k))
+            store_rows(interleave(block), out, (c * taps + k) * TILE_ROWS, width)
+
+
+def filters(context, b, ty, array, first, step, taps):
+    """A vector for each of `taps` taps, that of TILE_ROWS filters: array.flat[first + t·step :]."""
+    vector = ir.VectorType(emit.element(ty.dtype), TILE_ROWS)
+    places = [b.add(first, b.mul(step, I64(t))) for t in range(taps)]
+    return [emit.load(b, emit.pointer(context, b, ty, array, place), vector) for place in places]
 
 
 @intrinsic
-def transform_weights(typingctx, tile, step, w, at, row_stride, rows, tap_stride, u, to, plane):
-    """u.flat[to + (α·i + j)·plane :] = element (i, j) of G g Gᵀ for TILE_ROWS filters, those from `rows` on zero.
+def transform_weights(typingctx, tile, step, w, at, tap_stride, u, to, plane):
+    """u.flat[to + (α·i + j)·plane :] = element (i, j) of G g Gᵀ for TILE_ROWS filters g.
 
-    Tap t of filter r stands at w.flat[at + r·row_stride + t·tap_stride].
+    Their taps t are at w.flat[at + t·tap_stride :], as `turn_filters` writes them.
     """
 
     def codegen(context, b, sig, args):
-        _, _, source, first, row_step, count, tap_step, target, start, far = args
+        _, _, source, first, tap_step, target, start, far = args
         _, weights, _ = _matrices(tile.count, step.count)
-        taps = filters(context, b, sig.args[2], source, first, row_step, count, tap_step, TAPS * TAPS)
+        taps = filters(context, b, sig.args[2], source, first, tap_step, TAPS * TAPS)
         # Gᵀ from the right along the taps of a row, then G along the rows.
         rows = [to_points(b, weights, taps[TAPS * i : TAPS * i + TAPS]) for i in range(TAPS)]
         for j in range(len(weights)):
             for i, value in enumerate(to_points(b, weights, [row[j] for row in rows])):
                 place = b.add(start, b.mul(far, I64(i * len(weights) + j)))
-                emit.store(b, emit.pointer(context, b, sig.args[7], target, place), value)
+                emit.store(b, emit.pointer(context, b, sig.args[5], target, place), value)
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(tile, step, w, intp, intp, intp, intp, u, intp, intp), codegen
+    return types.void(tile, step, w, intp, intp, u, intp, intp), codegen
 
 
 @intrinsic
