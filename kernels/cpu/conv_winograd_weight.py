@@ -210,7 +210,7 @@ def _too_small(m, p):
 _ELEMENT_COST = 7.0
 _TURN_COST = 560.0
 _PASS_COST = 2_900_000.0
-_PRODUCT_COST = 50.0
+_PRODUCT_COST = 30.0
 
 
 def _cost(m, p):
