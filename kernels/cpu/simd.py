@@ -138,7 +138,7 @@ def splat(typingctx, x, value):
 def _prefetch(writing, doc):
     def typing(typingctx, x, i):
         def codegen(context, b, sig, args):
-            pointer = emit.pointer(context, b, sig.args[0], args[0], args[1])
+            pointer = emit.pointer(context, b, sig.args[0], args[0], emit.opaque(b, args[1]))
             emit.prefetch(b, pointer, writing)
             return context.get_dummy_value()
 
