@@ -344,3 +344,20 @@ def test_large_outputs_go_past_the_cache(activation):
     y = functional.conv2d(x, w, padding=(2, 1), activation=activation, algorithm="winograd_f4")
     assert y.nbytes > conv_winograd._PAST_THE_CACHE
     assert np.abs(y - wanted).max() <= 3e-6 * np.abs(sums).max()
+
+
+@pytest.mark.parametrize(
+    ("op", "algorithm", "p", "says"),
+    [
+        ("conv2d", "winograd_row", ConvProblem.make((1, 2048, 9, 9), (2048, 2048, 3, 3)), "MiB of scratch, needs at"),
+        (
+            "conv2d_grad_weight",
+            "winograd_f4",
+            ConvProblem.make((1, 64, 6, 9000), (64, 64, 3, 3)),
+            "a row of tiles takes",
+        ),
+    ],
+)
+def test_no_kernel_takes_memory_without_bounds(op, algorithm, p, says):
+    (kernel,) = (k for k in kernels(op) if k.algorithm == algorithm)
+    assert says in kernel.unsupported(p)

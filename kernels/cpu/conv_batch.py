@@ -7,7 +7,7 @@ them, sum, and turn the outputs back. However narrow a map is, no lane is idle, 
 out a row at a time. Loses where maps fill vectors themselves, and is not for more channels than fit in the cache.
 
 The weight gradient sums gy[o, pixel, image…] · x[c, place(pixel, tap), image…] over pixels, and lanes at the end, one
-tile for a few output channels × LANE_VECS (channel, tap)s.
+tile for a few output channels × a few (channel, tap)s.
 """
 
 from __future__ import annotations
@@ -265,19 +265,19 @@ def grad_input(p, gy, w, gx, scratch):
     _run(p, grid, gy, transposed, none, none, gx, p.cg, p.og, work)
 
 
-# A weight gradient of so many output channels, or that many more than fill tiles, is cut into rows of three.
-_THREE = 3
+# Heights and widths of a weight gradient's tiles: of each, the one that leaves fewer idle serves a problem.
+_ROWS, _VECS = (LANE_ROWS, 3), (LANE_VECS, 5 if LANE_VECS == 6 else LANE_VECS)
 
 # Sums of a weight gradient that each thread has room for, so that threads end together.
 _SHARES = 4
 
 
-def _make_gradient(most):
+def _make_gradient(most, vecs):
     @inner
     def gradient(n, x, at, step, row_step, places, q, left, gy, row, plane, grid_h, grid_w, sums, to, depth):
         """sums.flat[to + r·depth + v] += Σ_pixel gy[row r, pixel] · x[places[q + v], pixel], r < n ≤ most, v < left."""
         size = lanes(x)
-        tile = zeros(x, most, LANE_VECS)
+        tile = zeros(x, most, vecs)
         offsets = shifted(listed(tile, places, q), at)
         for i in range(grid_h):
             here = shifted(offsets, i * row_step)
@@ -289,7 +289,9 @@ def _make_gradient(most):
     return gradient
 
 
-_full_rows, _three_rows = _make_gradient(LANE_ROWS), _make_gradient(_THREE)
+_gradients = [[_make_gradient(rows, vecs) for vecs in _VECS] for rows in _ROWS]
+_high_wide, _high = _gradients[0]
+_wide, _low = _gradients[1]
 
 
 @inner
@@ -303,7 +305,7 @@ def _grad_weight(counter, thread, x, gy, sums, sizes, places, work):
     """One share of the images after another until none is left: its sum of gw, for all groups."""
     state = flush_denormals()
     images, groups, sources, rows, in_h, in_w, read_y, read_x, grid_h, grid_w = sizes[:10]
-    top, left, height, line, shares, most, elements = sizes[10:]
+    top, left, height, line, shares, most, vecs, elements = sizes[10:]
     size = lanes(x)
     plane, pixels, depth = height * line * size, grid_h * grid_w, places.size - LANE_VECS
     blocks = (images + size - 1) // size
@@ -334,16 +336,20 @@ def _grad_weight(counter, thread, x, gy, sums, sizes, places, work):
                     turn(gy, source, groups * rows * pixels, count, 1, pixels, 0, pixels, work, turned + o * out_plane)
                 for r in range(0, rows, most):
                     n = min(most, rows - r)
-                    for q in range(0, depth, LANE_VECS):
+                    for q in range(0, depth, vecs):
                         gradients = to + (group * rows + r) * depth + q
                         args = (
                             n, work, planes, read_x * size, read_y * line * size, places, q, depth - q, work,
                             turned + r * out_plane, out_plane, grid_h, grid_w, sums, gradients, depth,
                         )  # fmt: skip
-                        if most == LANE_ROWS:
-                            _full_rows(*args)
+                        if most == _ROWS[0] and vecs == _VECS[0]:
+                            _high_wide(*args)
+                        elif most == _ROWS[0]:
+                            _high(*args)
+                        elif vecs == _VECS[0]:
+                            _wide(*args)
                         else:
-                            _three_rows(*args)
+                            _low(*args)
     restore_denormals(state)
 
 
@@ -358,13 +364,13 @@ def _gradient_layout(p):
     height = top + grid.in_h + bottom
     taps = ((grid.dy + top) * line + grid.dx + left) * size
     places = (np.arange(p.cg)[:, None] * height * line * size + taps).reshape(-1)
-    # A multiple of neither is cut so that fewer rows of tiles are idle.
-    most = min((LANE_ROWS, _THREE), key=lambda rows: -(-p.og // rows) * rows)
+    most = min(_ROWS, key=lambda rows: -(-p.og // rows) * rows)
+    vecs = min(_VECS, key=lambda vecs: -(-places.size // vecs) * vecs)
     shares = max(1, min(-(-p.n // size), _SHARES * threads.available()))
     elements = (p.cg * height * line + p.og * p.oh * p.ow + 2 * size) * size
     sizes = (p.n, p.groups, p.cg, p.og, p.h, p.w, *p.stride, p.oh, p.ow)
     return (
-        np.array((*sizes, top, left, height, line, shares, most, elements), np.int64),
+        np.array((*sizes, top, left, height, line, shares, most, vecs, elements), np.int64),
         np.append(places, np.repeat(places[-1:], LANE_VECS)).astype(np.int64),
         shares * p.o * p.cg * p.kh * p.kw,
         threads.available() * elements,
@@ -380,10 +386,10 @@ def _gradient_unsupported(p):
 def _gradient_cost(p):
     size = VECTOR_BYTES // itemsize(p.dtype)
     sizes, _, sums, _ = _gradient_layout(p)
-    height, line, shares, most = (int(value) for value in sizes[12:16])
+    height, line, shares, most, vecs = (int(value) for value in sizes[12:17])
     blocks = -(-p.n // size)
-    tiles = -(-p.og // most) * -(-p.cg * p.kh * p.kw // LANE_VECS)
-    steps = 2.1 * most * LANE_VECS * tiles * size * p.oh * p.ow * p.groups * blocks
+    tiles = -(-p.og // most) * -(-p.cg * p.kh * p.kw // vecs)
+    steps = 2.1 * most * vecs * tiles * size * p.oh * p.ow * p.groups * blocks
     turned = blocks * p.groups * (p.cg * height * line + p.og * p.oh * p.ow)
     idle = -(-shares // threads.available()) * threads.available() / shares
     return idle * (steps + _TURN_COST * turned) + 30.0 * sums + 60_000

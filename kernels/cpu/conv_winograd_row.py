@@ -69,6 +69,9 @@ TILE = 4
 # Bytes of transformed rows that a piece of work has at most: with the weights they stay in a thread's L2.
 _ROW_BYTES = 384 * 2**10
 
+# Most bytes of scratch: of weights that nobody keeps, and of rows so long that one of a band takes more than that.
+_MOST = 32 * 2**20
+
 # Fewest pieces of work for each thread, so that they end together.
 _PIECES = 4
 
@@ -440,7 +443,12 @@ def _unsupported(p, backwards):
     channels = p.og if backwards else p.cg
     if channels * p.kh < FEWEST:
         return f"sums over {channels} channels × {p.kh} rows, needs {FEWEST}"
-    return None
+    size = _scratch(p, backwards) * itemsize(p.dtype)
+    return f"{size >> 20} MiB of scratch, needs at most {_MOST >> 20}" if size > _MOST else None
+
+
+def _scratch(p, backwards):
+    return _plan(p, backwards).work + _plan(p, backwards).weights
 
 
 # Flops' worth of time, measured: transforming a vector of tiles for one product; storing a vector of one product's
@@ -465,7 +473,7 @@ def _register(op, backwards):
         limit=1.0,
         spread=TILE - 1,
         cost=lambda p: _cost(p, backwards),
-        scratch=lambda p: _plan(p, backwards).work + _plan(p, backwards).weights,
+        scratch=lambda p: _scratch(p, backwards),
         unsupported=lambda p: _unsupported(p, backwards),
         prepare=lambda p, w, u: _prepare(_plan(p, backwards), w, u),
         prepared=lambda p: _plan(p, backwards).weights,

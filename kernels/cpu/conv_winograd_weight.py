@@ -30,12 +30,12 @@ from fastconv.kernels.cpu.winograd_transforms import gather_weights, multiply, t
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
-# Bytes of transformed inputs, gradients and products.
+# Bytes of transformed inputs, gradients and products, and most bytes of scratch, if one row of tiles takes more.
 _BYTES = 31 * 2**20
+_MOST = 32 * 2**20
 
 # Bytes of transformed inputs and gradients at a time, if products have less than half: they stay in a cache.
 _BAND = 8 * 2**20
-
 
 # Parts of the output channels of a place's product, so that threads end together.
 _PARTS = 4
@@ -200,9 +200,16 @@ def _plan(m, p):
     return _Plan(tuples, places, tiles_y, tiles_x, rows, -(-every // parts), lines, buffer, v_row, d_row, out_row)
 
 
-def _too_small(m, p):
-    # A sum over less than a tile is little but rounding errors of the transforms.
-    return f"output {p.oh}×{p.ow}, needs {m}×{m}" if p.oh < m or p.ow < m else None
+def _unsupported(m, p):
+    reason = unsupported(p, (1, 2) if m < 6 else (1,))
+    if reason is None and (p.oh < m or p.ow < m):
+        # A sum over less than a tile is little but rounding errors of the transforms.
+        reason = f"output {p.oh}×{p.ow}, needs {m}×{m}"
+    if reason is None and _plan(m, p).starts[-1] * itemsize(p.dtype) > _MOST:
+        reason = (
+            f"a row of tiles takes {_plan(m, p).starts[-1] * itemsize(p.dtype) >> 20} MiB, needs at most {_MOST >> 20}"
+        )
+    return reason
 
 
 # Flops' worth of time, measured: an element of V or D on its way through the caches, turning a vector, a pass, and an
@@ -234,7 +241,7 @@ def _register(m, limit):
         spread=TAPS - 1,
         cost=lambda p: _cost(m, p),
         scratch=lambda p: _plan(m, p).starts[-1],
-        unsupported=lambda p: unsupported(p, (1, 2) if m < 6 else (1,)) or _too_small(m, p),
+        unsupported=lambda p: _unsupported(m, p),
     )
     def grad_weight(p, x, gy, gw, scratch):
         plan = _plan(m, p)
