@@ -37,6 +37,8 @@ _CONVOLUTIONS: tuple[tuple[Sizes, int, int, int, int, int], ...] = (
     ((1, 32, 112, 112, 32), 3, 2, 1, 1, 32),
     ((1, 240, 28, 28, 240), 5, 1, 2, 1, 240),
     ((8, 64, 7, 7, 64), 7, 1, 3, 1, 64),
+    ((32, 16, 8, 8, 32), 3, 1, 1, 1, 1),
+    ((48, 3, 12, 12, 12), 4, 1, 0, 1, 1),
 )
 # n c h w, window, stride, padding.
 _POOLINGS: tuple[tuple[Sizes, int, int, int], ...] = (

@@ -37,7 +37,7 @@ def test_scratch_of_every_winograd_is_bounded(name):
     p = LAYERS[name]
     for op in operations(p):
         for kernel in kernels(op):
-            if "winograd" in kernel.name:
+            if "winograd" in kernel.name and kernel.unsupported(p) is None:
                 assert scratch_bytes(kernel, p) <= MOST, kernel.name
 
 
