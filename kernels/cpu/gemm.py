@@ -34,7 +34,7 @@ from fastconv.kernels.cpu.tiles import (
 # Most reduction steps between two visits of an output tile: a column panel of this depth stays in L2.
 _DEPTH = 512
 # Fewest rows that a piece of work has when rows are split to give every thread enough pieces.
-_FEWEST_ROWS = 64
+_FEWEST_ROWS = 32
 
 
 def make_tile_product(vecs):
