@@ -68,6 +68,7 @@ class Run:
             steady = row.peak >= (1 - DRIFT) * peak and row.median <= SPREAD * row.shortest
             rate = row.notes["flops"] / row.median
             row.notes.update(gflops=rate / 1e9, fma_peak_gflops=peak / 1e9, share_of_peak=rate / peak, steady=steady)
+            row.notes["gbytes_per_second"] = row.notes["bytes"] / row.median / 1e9
 
 
 RUN = pytest.StashKey[Run]()

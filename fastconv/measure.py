@@ -36,6 +36,11 @@ class Measurement:
     error: float
 
     @property
+    def traffic(self) -> float:
+        """Bytes a second of the compulsory traffic, every array once: what bounds depthwise layers and pooling."""
+        return self.problem.bytes / self.seconds
+
+    @property
     def passed(self) -> bool:
         """Whether the error is within the kernel's limit; if not, its speed means nothing."""
         return self.error <= self.kernel.limit
@@ -215,6 +220,7 @@ HEADERS = (
     "quartiles",
     "GFLOP/s",
     "% of peak",
+    "GB/s",
     "scratch KiB",
     "kept KiB",
     "error",
@@ -227,15 +233,15 @@ def row(candidate: Candidate) -> tuple[str, ...]:
     kernel, m = candidate.kernel, candidate.measurement
     mark = f"← {candidate.why}".strip() if candidate.chosen else candidate.why
     if candidate.reason is not None:
-        return (kernel.name, mark, "–", candidate.reason, *[""] * 7)
+        return (kernel.name, mark, "–", candidate.reason, *[""] * 8)
     known = (kernel.name, mark, f"{candidate.predicted * 1e3:.3f}")
     memory = (f"{candidate.scratch / 1024:.0f}", f"{candidate.kept / 1024:.0f}" if candidate.kept else "")
     if m is None:
-        return (*known, "", "", "", "", *memory, "", f"{kernel.limit:g}")
+        return (*known, "", "", "", "", "", *memory, "", f"{kernel.limit:g}")
     if not m.passed:
-        return (*known, "FAIL", "", "", "", *memory, f"{m.error:.2f}", f"{kernel.limit:g}")
+        return (*known, "FAIL", "", "", "", "", *memory, f"{m.error:.2f}", f"{kernel.limit:g}")
     spread = f"{m.low * 1e3:.3f}–{m.high * 1e3:.3f}"
-    speed = (f"{m.seconds * 1e3:.3f}", spread, f"{m.rate / 1e9:.1f}", f"{100 * m.share:.0f}")
+    speed = (f"{m.seconds * 1e3:.3f}", spread, f"{m.rate / 1e9:.1f}", f"{100 * m.share:.0f}", f"{m.traffic / 1e9:.1f}")
     return (*known, *speed, *memory, f"{m.error:.2f}", f"{kernel.limit:g}")
 
 

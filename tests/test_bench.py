@@ -75,6 +75,7 @@ def test_rows_carry_what_they_must_be_read_with(report):
         rate = problem.flops / row["stats"]["median"]
         assert notes.pop("gflops") == pytest.approx(rate / 1e9)
         assert notes.pop("share_of_peak") == pytest.approx(rate / 1e9 / notes.pop("fma_peak_gflops"))
+        assert notes.pop("gbytes_per_second") == pytest.approx(problem.bytes / row["stats"]["median"] / 1e9)
         assert notes.pop("steady") in (True, False)
         assert notes.pop("git")
         assert notes == {

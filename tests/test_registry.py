@@ -369,10 +369,12 @@ def test_explain_measures():
         assert m.count >= 5
         assert m.rate == pytest.approx(CONV.flops / m.seconds)
         assert 0 < m.share < 2
+        assert m.traffic == pytest.approx(CONV.bytes / m.seconds)
         assert 0 <= m.error <= candidate.kernel.limit
         assert candidate.scratch == candidate.kernel.scratch(CONV) * 4
         assert candidate.predicted > 0
     assert "GFLOP/s" in str(explanation)
+    assert "GB/s" in str(explanation)
     assert explanation.machine in str(explanation)
 
 
