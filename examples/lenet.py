@@ -112,7 +112,7 @@ def compare(net: nn.Sequential, batch: int, seconds: float, console: Console) ->
     table = Table(title=f"Every kernel on LeNet-5's layers, batch {batch}, float32")
     for name in ("layer", "kernel"):
         table.add_column(name, no_wrap=True)
-    for name in ("ms", "quartiles", "GFLOP/s", "% of peak", "GB/s", "scratch KiB", "error", "limit"):
+    for name in ("ms", "quartiles", "GFLOP/s", "% of peak", "scratch KiB", "error", "limit"):
         table.add_column(name, justify="right", no_wrap=True)
     work = [(name, problem, op) for name, problem, ops in layer_problems(net, batch) for op in ops]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -130,8 +130,8 @@ def compare(net: nn.Sequential, batch: int, seconds: float, console: Console) ->
                     measure.scratch_bytes(m.kernel, problem),
                     m,
                 )
-                name, mark, _, *figures, _, error, limit = measure.row(candidate)
-                table.add_row("" if again else layer, f"{name} {mark}", *figures, error, limit)
+                name, mark, _, *speed, _, scratch, _, error, limit = measure.row(candidate)
+                table.add_row("" if again else layer, f"{name} {mark}", *speed, scratch, error, limit)
                 again = True
             progress.advance(task)
             table.add_section()
