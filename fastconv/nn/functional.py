@@ -623,7 +623,7 @@ def cross_entropy(
         )
     if smoothing:
         q = q * (1 - smoothing) + smoothing / classes
-    # Weights of 1 are left out, of the loss of a small network a third.
+    # Weights of 1 are left out: one pass less.
     if weight is not None or some:
         q = w_all * q
     logp = ops.log_softmax(a, axis)

@@ -18,10 +18,18 @@ from numba.extending import intrinsic
 from fastconv import threads
 from fastconv.kernels.cpu import emit
 from fastconv.kernels.cpu.conv_batch import FEW_ROWS, PIXELS, PLANES, turn, write
-from fastconv.kernels.cpu.conv_winograd_row import FEWEST, TILE, WIDTHS, row_matrices, transform_weights
+from fastconv.kernels.cpu.conv_winograd_row import (
+    FEWEST,
+    TILE,
+    WEIGHT_COST,
+    WIDTHS,
+    geometry,
+    prepare,
+    register,
+    row_matrices,
+)
 from fastconv.kernels.cpu.emit import I64
 from fastconv.kernels.cpu.epilogue import code_of, finish
-from fastconv.kernels.cpu.gemm import NO_BIAS
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES, VECTOR_REGISTERS
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.simd import flush_denormals, lanes, restore_denormals, splat, vec_of
@@ -29,7 +37,6 @@ from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import outer, row_offsets, spaced, store_whole, zeros
 from fastconv.kernels.cpu.winograd_transforms import from_points, to_points, u_plane
 from fastconv.problem import itemsize
-from fastconv.registry import kernel
 
 # Vectors of a lower tile, for few output channels such as LeNet-5's six.
 _FEW_VECS = TILE_VECS + 1 if VECTOR_REGISTERS == 32 else TILE_VECS
@@ -169,11 +176,11 @@ def _convolve(counter, thread, taps, x, u, bias, z, code, y, sizes, firsts, last
 class _Plan:
     """What of a problem is worked out once.
 
-    taps: a tuple as long as the filter is wide; sizes, firsts and lasts: _convolve's; layout: transform_weights'. work:
-    elements of scratch of all threads; weights: of U; steps: of tiles' sums in all rows, in units of a tile's products.
+    tuples: taps and step, as conv_winograd_row's; sizes, firsts and lasts: _convolve's; layout: transform_weights'.
+    work: elements of scratch of all threads; weights: of U; panels: of a group; blocks: of images, of all groups.
     """
 
-    taps: tuple
+    tuples: tuple
     sizes: np.ndarray
     firsts: np.ndarray
     lasts: np.ndarray
@@ -187,15 +194,8 @@ class _Plan:
 @lru_cache(maxsize=1024)
 def _plan(p, backwards):
     """The plan of a forward convolution, or of its input gradient if `backwards`."""
+    (sources, rows, in_h, in_w, out_h, out_w, top, before), layout = geometry(p, backwards)
     spacing = p.dilation[0]
-    if backwards:
-        sources, rows, in_h, in_w, out_h, out_w = p.og, p.cg, p.oh, p.ow, p.h, p.w
-        top, before = p.padding[0] - (p.kh - 1) * spacing, p.padding[2] - (p.kw - 1)
-        layout = (p.groups, rows, sources, p.kh, p.kh * p.kw, p.kh * p.kw * p.cg, 1)
-    else:
-        sources, rows, in_h, in_w, out_h, out_w = p.cg, p.og, p.h, p.w, p.oh, p.ow
-        top, before = -p.padding[0], -p.padding[2]
-        layout = (p.groups, rows, sources, p.kh, p.kh * p.kw * p.cg, p.kh * p.kw, 0)
     size = VECTOR_BYTES // itemsize(p.dtype)
     tiles, panels, products = max(1, -(-out_w // TILE)), -(-rows // TILE_ROWS), TILE + p.kw - 1
     left = max(0, -before)
@@ -211,11 +211,11 @@ def _plan(p, backwards):
     elements += products * TILE_ROWS * step * size + TILE_ROWS * (out_h * out_w + size + TILE) * size
     sizes = (p.n, p.groups, sources, rows, in_h, in_w, out_h, out_w, top, left, shift, line, p.kh, spacing)
     return _Plan(
-        taps=(0,) * p.kw,
+        tuples=((0,) * p.kw, (0,)),
         sizes=np.array((*sizes, tiles, few, step, elements), np.int64),
         firsts=firsts.astype(np.int64),
         lasts=(firsts + inside.sum(1)).astype(np.int64),
-        layout=np.array(layout, np.int64),
+        layout=layout,
         work=threads.available() * elements,
         weights=p.groups * panels * products * u_plane.py_func(sources * p.kh),
         panels=panels,
@@ -223,18 +223,13 @@ def _plan(p, backwards):
     )
 
 
-def _prepare(plan, w, u):
-    team = threads.team(100.0 * w.size, plan.panels)
-    parallel(transform_weights, team, plan.taps, (0,), w.reshape(-1), u, plan.panels, plan.layout)
-
-
 def _run(p, plan, x, w, b, z, y, scratch, u):
     if u is None:
         u = scratch[plan.work :]
-        _prepare(plan, w, u)
+        prepare(plan, w, u)
     team = threads.team(p.flops, plan.blocks)
     args = (z.reshape(-1), code_of(p), y.reshape(-1), plan.sizes, plan.firsts, plan.lasts, scratch[: plan.work])
-    parallel(_convolve, team, plan.taps, x.reshape(-1), u, b, *args)
+    parallel(_convolve, team, plan.tuples[0], x.reshape(-1), u, b, *args)
 
 
 def _unsupported(p, backwards):
@@ -254,13 +249,12 @@ def _unsupported(p, backwards):
     return f"output planes of {pixels} elements, needs at most {PIXELS}" if pixels > PIXELS else None
 
 
-# Flops' worth of time, measured: turning a vector, transforming one for a product, a product's tile of sums, a vector
-# transformed back for a product, and a weight.
+# Flops' worth of time, measured: turning a vector, transforming one for a product, a product's tile of sums, and a
+# vector transformed back for a product.
 _TURN_COST = 450
 _INPUT_COST = 100
 _TILE_COST = 1_500
 _OUTPUT_COST = 100
-_WEIGHT_COST = 35
 
 
 def _cost(p, backwards):
@@ -276,29 +270,7 @@ def _cost(p, backwards):
     one += products * tiles * (_INPUT_COST * sources * in_h + _OUTPUT_COST * rows * out_h)
     one += _TURN_COST * (sources * in_h * line + rows * out_h * out_w)
     idle = -(-plan.blocks // threads.available()) * threads.available() / max(1, plan.blocks)
-    return idle * plan.blocks * one + _WEIGHT_COST * plan.weights + 60_000
+    return idle * plan.blocks * one + WEIGHT_COST * plan.weights + 60_000
 
 
-def _register(op, backwards):
-    return kernel(
-        f"{op}/winograd_batch/cpu",
-        limit=1.0,
-        spread=TILE - 1,
-        cost=lambda p: _cost(p, backwards),
-        scratch=lambda p: _plan(p, backwards).work + _plan(p, backwards).weights,
-        unsupported=lambda p: _unsupported(p, backwards),
-        prepare=lambda p, w, u: _prepare(_plan(p, backwards), w, u),
-        prepared=lambda p: _plan(p, backwards).weights,
-        prepare_cost=lambda p: _WEIGHT_COST * _plan(p, backwards).weights,
-    )
-
-
-@_register("conv2d", False)
-def forward(p, x, w, b, z, y, scratch, u=None):
-    _run(p, _plan(p, False), x, w, b, z, y, scratch, u)
-
-
-@_register("conv2d_grad_input", True)
-def grad_input(p, gy, w, gx, scratch, u=None):
-    none = NO_BIAS[p.dtype]
-    _run(p, _plan(p, True), gy, w, none, none, gx, scratch, u)
+register("winograd_batch", _plan, _cost, _unsupported, _run)

@@ -356,17 +356,25 @@ class _Plan:
     rows: float
 
 
+def geometry(p, backwards):
+    """What a forward convolution, or its input gradient if `backwards`, is as a sum over places; and of its weights.
+
+    (channels summed and written of a group, height and width read and written, place of the first tap's first element),
+    and transform_weights' layout.
+    """
+    taps = p.kh * p.kw
+    if backwards:
+        top, left = p.padding[0] - (p.kh - 1) * p.dilation[0], p.padding[2] - (p.kw - 1)
+        layout = (p.groups, p.cg, p.og, p.kh, taps, taps * p.cg, 1)
+        return (p.og, p.cg, p.oh, p.ow, p.h, p.w, top, left), np.array(layout, np.int64)
+    layout = (p.groups, p.og, p.cg, p.kh, taps * p.cg, taps, 0)
+    return (p.cg, p.og, p.h, p.w, p.oh, p.ow, -p.padding[0], -p.padding[2]), np.array(layout, np.int64)
+
+
 @lru_cache(maxsize=1024)
 def _plan(p, backwards):
     """The plan of a forward convolution, or of its input gradient if `backwards`."""
-    if backwards:
-        sources, rows, in_h, in_w, out_h, out_w = p.og, p.cg, p.oh, p.ow, p.h, p.w
-        top, left = p.padding[0] - (p.kh - 1) * p.dilation[0], p.padding[2] - (p.kw - 1)
-        layout = (p.groups, rows, sources, p.kh, p.kh * p.kw, p.kh * p.kw * p.cg, 1)
-    else:
-        sources, rows, in_h, in_w, out_h, out_w = p.cg, p.og, p.h, p.w, p.oh, p.ow
-        top, left = -p.padding[0], -p.padding[2]
-        layout = (p.groups, rows, sources, p.kh, p.kh * p.kw * p.cg, p.kh * p.kw, 0)
+    (sources, rows, in_h, in_w, out_h, out_w, top, left), layout = geometry(p, backwards)
     stride, step, spacing = *p.stride, p.dilation[0]
     width, products = VECTOR_BYTES // itemsize(p.dtype), products_of(p.kw, step)
     tiles, panels = max(1, -(-out_w // TILE)), -(-rows // TILE_ROWS)
@@ -403,7 +411,7 @@ def _plan(p, backwards):
         tuples=((0,) * p.kw, (0,) * step),
         sizes=np.array(sizes + cut, np.int64),
         places=places.reshape(-1).astype(np.int64),
-        layout=np.array(layout, np.int64),
+        layout=layout,
         work=threads.available() * size,
         weights=p.groups * panels * products * u_plane.py_func(sources * p.kh),
         panels=panels,
@@ -413,7 +421,8 @@ def _plan(p, backwards):
     )
 
 
-def _prepare(plan, w, u):
+def prepare(plan, w, u):
+    """u = the transformed weights of the plan's kernel."""
     team = threads.team(100.0 * w.size, plan.panels)
     parallel(transform_weights, team, *plan.tuples, w.reshape(-1), u, plan.panels, plan.layout)
 
@@ -424,7 +433,7 @@ def _run(p, plan, x, w, b, z, y, scratch, u):
         code, floor = 0, y.dtype.type(0)
     if u is None:
         u = scratch[plan.work :]
-        _prepare(plan, w, u)
+        prepare(plan, w, u)
     team = threads.team(p.flops, plan.pieces)
     args = (u, b, floor, z.reshape(-1), code, y.reshape(-1), plan.sizes, plan.places, scratch[: plan.work])
     parallel(_convolve, team, *plan.tuples, x.reshape(-1), *args)
@@ -443,12 +452,8 @@ def _unsupported(p, backwards):
     channels = p.og if backwards else p.cg
     if channels * p.kh < FEWEST:
         return f"sums over {channels} channels × {p.kh} rows, needs {FEWEST}"
-    size = _scratch(p, backwards) * itemsize(p.dtype)
+    size = (_plan(p, backwards).work + _plan(p, backwards).weights) * itemsize(p.dtype)
     return f"{size >> 20} MiB of scratch, needs at most {_MOST >> 20}" if size > _MOST else None
-
-
-def _scratch(p, backwards):
-    return _plan(p, backwards).work + _plan(p, backwards).weights
 
 
 # Flops' worth of time, measured: transforming a vector of tiles for one product; storing a vector of one product's
@@ -456,7 +461,7 @@ def _scratch(p, backwards):
 _INPUT_COST = 340.0
 _SUM_COST = 320.0
 _OUTPUT_COST = 155.0
-_WEIGHT_COST = 35.0
+WEIGHT_COST = 35.0
 
 
 def _cost(p, backwards):
@@ -464,29 +469,37 @@ def _cost(p, backwards):
     width, products = VECTOR_BYTES // itemsize(p.dtype), products_of(p.kw, p.stride[1])
     multiply = (2.0 * width * plan.places.size + _SUM_COST) * plan.vectors * TILE_ROWS
     back = _OUTPUT_COST * plan.vectors / products * (p.cg if backwards else p.og) / plan.panels
-    return multiply + back + _INPUT_COST * plan.rows * products + _WEIGHT_COST * plan.weights + 60_000
+    return multiply + back + _INPUT_COST * plan.rows * products + WEIGHT_COST * plan.weights + 60_000
 
 
-def _register(op, backwards):
-    return kernel(
-        f"{op}/winograd_row/cpu",
-        limit=1.0,
-        spread=TILE - 1,
-        cost=lambda p: _cost(p, backwards),
-        scratch=lambda p: _scratch(p, backwards),
-        unsupported=lambda p: _unsupported(p, backwards),
-        prepare=lambda p, w, u: _prepare(_plan(p, backwards), w, u),
-        prepared=lambda p: _plan(p, backwards).weights,
-        prepare_cost=lambda p: _WEIGHT_COST * _plan(p, backwards).weights,
-    )
+def register(algorithm, plan_of, cost, unsupported, run):
+    """The forward convolution and the input gradient as kernels of this name.
+
+    plan_of(p, backwards) has tuples, layout, panels and weights for `prepare`, and work, the scratch of all threads;
+    run(p, plan, x, w, b, z, y, scratch, u) does one of the two.
+    """
+
+    def of(op, backwards):
+        return kernel(
+            f"{op}/{algorithm}/cpu",
+            limit=1.0,
+            spread=TILE - 1,
+            cost=lambda p: cost(p, backwards),
+            scratch=lambda p: plan_of(p, backwards).work + plan_of(p, backwards).weights,
+            unsupported=lambda p: unsupported(p, backwards),
+            prepare=lambda p, w, u: prepare(plan_of(p, backwards), w, u),
+            prepared=lambda p: plan_of(p, backwards).weights,
+            prepare_cost=lambda p: WEIGHT_COST * plan_of(p, backwards).weights,
+        )
+
+    @of("conv2d", False)
+    def forward(p, x, w, b, z, y, scratch, u=None):
+        run(p, plan_of(p, False), x, w, b, z, y, scratch, u)
+
+    @of("conv2d_grad_input", True)
+    def grad_input(p, gy, w, gx, scratch, u=None):
+        none = NO_BIAS[p.dtype]
+        run(p, plan_of(p, True), gy, w, none, none, gx, scratch, u)
 
 
-@_register("conv2d", False)
-def forward(p, x, w, b, z, y, scratch, u=None):
-    _run(p, _plan(p, False), x, w, b, z, y, scratch, u)
-
-
-@_register("conv2d_grad_input", True)
-def grad_input(p, gy, w, gx, scratch, u=None):
-    none = NO_BIAS[p.dtype]
-    _run(p, _plan(p, True), gy, w, none, none, gx, scratch, u)
+register("winograd_row", _plan, _cost, _unsupported, _run)
