@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, TypeAlias
@@ -23,7 +23,15 @@ import numpy.typing as npt
 
 from fastconv import problem as problems
 from fastconv.memory import SMALLEST, block, empty
-from fastconv.problem import ConvProblem, IntPair, LinearProblem, Padding, PoolProblem, Problem
+from fastconv.problem import (
+    ConvProblem,
+    IntPair,
+    LinearProblem,
+    Padding,
+    PoolProblem,
+    Problem,
+    RecurrentProblem,
+)
 from fastconv.registry import OPS, Kernel, choose
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -98,13 +106,13 @@ class Kept:
             self._state = state
         return self
 
-    def weights(self, kernel: Kernel, problem: Problem, w: Array) -> Array:
-        """What `kernel` prepares of w, made now or before."""
+    def weights(self, kernel: Kernel, problem: Problem, weights: Sequence[Array]) -> Array:
+        """What `kernel` prepares of the weights, made now or before."""
         made = self._made.get(kernel.name)
         if made is None:
             assert kernel.prepare is not None
             made = aligned(kernel.prepared(problem), problem.dtype)
-            kernel.prepare(problem, w, made)
+            kernel.prepare(problem, *weights, made)
             self._made[kernel.name] = made
         return made
 
@@ -125,7 +133,16 @@ def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]
         "gx": (problem.input_shape, problem.dtype),
         "indices": (problem.output_shape, "int64"),
     }
-    if not isinstance(problem, PoolProblem):
+    if isinstance(problem, RecurrentProblem):
+        w_ih, w_hh, bias = problem.weight_shapes
+        lstm = problem.cell == "lstm"
+        cell_shape = problem.state_shape if lstm else (0,)
+        given = problem.state_shape if problem.state else (0,)
+        others = {"hn": problem.state_shape, "cn": cell_shape, "saved": problem.saved_shape, "gw_ih": w_ih}
+        others |= {"gw_hh": w_hh, "gb_ih": bias, "gb_hh": bias, "gh0": given, "gc0": given if lstm else (0,)}
+        others["gp"] = (problem.directions, 3 * problem.h) if problem.peephole else (0,)
+        shapes |= {name: (shape, problem.dtype) for name, shape in others.items()}
+    elif not isinstance(problem, PoolProblem):
         shapes["gw"] = (problem.weight_shape, problem.dtype)
     return [shapes[name] for name in OPS[op].outputs]
 
@@ -145,7 +162,8 @@ class Bound:
         # No images: nothing to do, and a sum over nothing is zero.
         self.empty = problem.flops == 0
         self.nbytes = 0 if self.empty else kernel.scratch(problem) * problems.itemsize(problem.dtype)
-        self.weights = OPS[kernel.op].inputs.index("w") if kernel.prepare is not None else None
+        op = OPS[kernel.op]
+        self.weights = [op.inputs.index(name) for name in op.weights] if kernel.prepare is not None else None
         # For one output and nothing else, when Python's own time is most of a call's: arrays in, that output out.
         self.simple: Callable[..., Array] | None = None
         if not (self.empty or self.nbytes or self.weights is not None or len(self.outputs) > 1):
@@ -167,7 +185,7 @@ class Bound:
         outputs = tuple([new(shape, dtype) for new, shape, dtype in self.outputs])
         made = {}
         if kept is not None and self.weights is not None:
-            made["u"] = kept.weights(self.kernel, self.problem, arrays[self.weights])
+            made["u"] = kept.weights(self.kernel, self.problem, [arrays[k] for k in self.weights])
         memory = _workspace.take(self.nbytes)
         try:
             scratch = memory[: self.nbytes // 4].view(self.problem.dtype)

@@ -67,7 +67,8 @@ class _Call:
         made = {}
         if kept and kernel.prepare is not None:
             made["u"] = functional.aligned(kernel.prepared(problem), problem.dtype)
-            kernel.prepare(problem, arrays[OPS[kernel.op].inputs.index("w")], made["u"])
+            op = OPS[kernel.op]
+            kernel.prepare(problem, *(arrays[op.inputs.index(name)] for name in op.weights), made["u"])
         self.outputs = testing.poisoned_run(kernel, problem, arrays, **made)
         scratch = functional.aligned(kernel.scratch(problem), problem.dtype)
         self._run = partial(kernel.run, problem, *arrays, *self.outputs, scratch, **made)

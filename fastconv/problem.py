@@ -400,7 +400,113 @@ class LinearProblem:
         return itemsize(self.dtype) * (self.m * self.i + self.o * self.i + self.m * self.o)
 
 
-Problem: TypeAlias = ConvProblem | PoolProblem | LinearProblem
+# Recurrent cells: how many gates each has, one after the other in its weights, and how many arrays (rows, h) of each
+# step it saves for the way back. What they are is said where they are written: kernels/cpu/rnn_cells.py.
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+SAVED = {"lstm": 7, "gru": 5, "rnn": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentProblem:
+    """One recurrent layer, torch.nn.LSTM's, GRU's or RNN's, in one direction or both, and its gradient.
+
+    Arrays, D directions, G gates: x (t, b, i), or (b, t, i) if batch_first; w_ih (D, G·h, i), w_hh (D, G·h, h), b_ih
+    and b_hh (D, G·h) if bias; h0, c0 (D, b, h) if state; p (D, 3·h) if peephole; lengths (b), int64, if ragged;
+    y (t, b, D·h) or (b, t, D·h), the directions beside each other; hn, cn (D, b, h). c0, cn and p are an LSTM's only.
+    relu: an RNN's activation, else tanh. linear: an LSTM's h = o·c, else o·tanh(c).
+    """
+
+    cell: str
+    t: int
+    b: int
+    i: int
+    h: int
+    directions: int = 1
+    bias: bool = True
+    state: bool = False
+    ragged: bool = False
+    batch_first: bool = False
+    relu: bool = False
+    peephole: bool = False
+    linear: bool = False
+    dtype: str = "float32"
+
+    @classmethod
+    def make(
+        cls,
+        cell: str,
+        input_shape: object,
+        hidden_size: object,
+        *,
+        directions: object = 1,
+        bias: object = True,
+        state: object = False,
+        ragged: object = False,
+        batch_first: object = False,
+        relu: object = False,
+        peephole: object = False,
+        linear: object = False,
+        dtype: str = "float32",
+    ) -> RecurrentProblem:
+        """The problem with these arguments of torch.nn.LSTM, GRU or RNN; cell is "lstm", "gru" or "rnn"."""
+        if cell not in GATES:
+            raise ValueError(f"cell={cell!r}: needs one of {', '.join(GATES)}")
+        first = boolean("batch_first", batch_first)
+        one, two, i = shape("input", input_shape, "B T input_size" if first else "T B input_size")
+        t, b = (two, one) if first else (one, two)
+        if i < 1:
+            raise ValueError(f"input={(one, two, i)}: needs at least 1 feature")
+        h, d = integer("hidden_size", hidden_size), integer("directions", directions)
+        if d > 2:
+            raise ValueError(f"directions={d}: needs 1 or 2")
+        flags = {"relu": relu, "peephole": peephole, "linear": linear}
+        for name, flag in flags.items():
+            if boolean(name, flag) and cell != ("rnn" if name == "relu" else "lstm"):
+                raise ValueError(f"{name}=True: a {cell} cell has no such option")
+        rest = (boolean("bias", bias), boolean("state", state), boolean("ragged", ragged), first)
+        return cls(cell, t, b, i, h, d, *rest, *map(bool, flags.values()), known_dtype(dtype))  # type: ignore[arg-type]
+
+    @property
+    def gates(self) -> int:
+        return GATES[self.cell]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (self.b, self.t, self.i) if self.batch_first else (self.t, self.b, self.i)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        width = self.directions * self.h
+        return (self.b, self.t, width) if self.batch_first else (self.t, self.b, width)
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        return (self.directions, self.b, self.h)
+
+    @property
+    def weight_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of w_ih, w_hh and the biases."""
+        rows = (self.directions, self.gates * self.h)
+        return (*rows, self.i), (*rows, self.h), rows if self.bias else (0,)
+
+    @property
+    def saved_shape(self) -> tuple[int, ...]:
+        """Of what the forward pass in training saves: (D, rows of x, arrays, h)."""
+        return (self.directions, self.t * self.b, SAVED[self.cell], self.h)
+
+    @property
+    def flops(self) -> int:
+        """2 × multiply-adds of the products, padding of short sequences counted."""
+        return 2 * self.directions * self.t * self.b * self.gates * self.h * (self.i + self.h)
+
+    @property
+    def bytes(self) -> int:
+        """Compulsory traffic: x, weights and y once each."""
+        weights = self.directions * self.gates * self.h * (self.i + self.h)
+        return itemsize(self.dtype) * (weights + self.t * self.b * (self.i + self.directions * self.h))
+
+
+Problem: TypeAlias = ConvProblem | PoolProblem | LinearProblem | RecurrentProblem
 
 
 @lru_cache(maxsize=4096)

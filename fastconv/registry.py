@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fastconv import choices, threads
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem, boolean
+from fastconv.problem import GATES, ConvProblem, LinearProblem, PoolProblem, Problem, RecurrentProblem, boolean
 
 if TYPE_CHECKING:
     from fastconv.measure import Explanation
@@ -33,11 +33,26 @@ class Unsupported(ValueError):  # noqa: N818 - the word design.md and every mess
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """An operation: its problem type and the names of the arrays a kernel reads and writes, in call order."""
+    """An operation: its problem type, the names of the arrays a kernel reads and writes, in call order, and which of
+    those it reads are weights, of which something may be prepared."""
 
     problem: type[Problem]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    weights: tuple[str, ...] = ("w",)
+
+
+def _recurrent_ops(cell: str) -> dict[str, Op]:
+    """The three of a cell: in evaluation, in training, where it saves what the way back needs, and the way back."""
+    weights = ("w_ih", "w_hh", "b_ih", "b_hh", "p")
+    forward = ("x", *weights, "h0", "c0", "lengths")
+    back = ("x", "w_ih", "w_hh", "p", "saved", "gy", "ghn", "gcn", "lengths")
+    gradients = ("gx", "gw_ih", "gw_hh", "gb_ih", "gb_hh", "gp", "gh0", "gc0")
+    return {
+        cell: Op(RecurrentProblem, forward, ("y", "hn", "cn"), weights),
+        f"{cell}_train": Op(RecurrentProblem, forward, ("y", "hn", "cn", "saved"), weights),
+        f"{cell}_grad": Op(RecurrentProblem, back, gradients, ("w_ih", "w_hh")),
+    }
 
 
 OPS: Mapping[str, Op] = {
@@ -52,6 +67,7 @@ OPS: Mapping[str, Op] = {
     "linear": Op(LinearProblem, ("x", "w", "b"), ("y",)),
     "linear_grad_input": Op(LinearProblem, ("gy", "w"), ("gx",)),
     "linear_grad_weight": Op(LinearProblem, ("x", "gy"), ("gw",)),
+    **{name: op for cell in GATES for name, op in _recurrent_ops(cell).items()},
 }
 
 BACKENDS = ("cpu",)
@@ -63,9 +79,9 @@ class Kernel:
 
     run(p, *inputs, *outputs, scratch) writes every element of every output. Arrays are C-contiguous and of p.dtype;
     an absent bias or z is an array of no elements; `scratch` is an uninitialised 1-D array of scratch(p) elements.
-    A kernel with `prepare` also takes u=, a 1-D array of prepared(p) elements that prepare(p, w, u) has written: what
-    it makes of the weights, done once for many calls. It depends on nothing but w and the groups, and prepare_cost(p)
-    of the cost is its. spread is how many outputs a NaN or inf of the data may reach beyond those that it belongs to,
+    A kernel with `prepare` also takes u=, a 1-D array of prepared(p) elements that prepare(p, *weights, u) has written:
+    what it makes of the weights, done once for many calls. It depends on nothing but them and what of p says how they
+    are read (groups, bias), and prepare_cost(p) of the cost is its. spread is how many outputs a NaN or inf of the data may reach beyond those that it belongs to,
     on either side, because outputs are computed in tiles.
     unsupported(p) is the reason why the kernel cannot do p, or None. cost(p) is its predicted time in flops at the
     machine's FMA peak. limit is the most its error may be, in the units of fastconv.testing.error.
@@ -79,7 +95,7 @@ class Kernel:
     scratch: Callable[[Any], int]
     unsupported: Callable[[Any], str | None]
     cost: Callable[[Any], float]
-    prepare: Callable[[Any, Any, Any], None] | None = None
+    prepare: Callable[..., None] | None = None
     prepared: Callable[[Any], int] = lambda p: 0
     prepare_cost: Callable[[Any], float] = lambda p: 0.0
     spread: int = 0
@@ -101,7 +117,7 @@ def kernel(
     cost: Callable[[Any], float],
     scratch: Callable[[Any], int] = lambda p: 0,
     unsupported: Callable[[Any], str | None] = lambda p: None,
-    prepare: Callable[[Any, Any, Any], None] | None = None,
+    prepare: Callable[..., None] | None = None,
     prepared: Callable[[Any], int] = lambda p: 0,
     prepare_cost: Callable[[Any], float] = lambda p: 0.0,
     spread: int = 0,
@@ -320,12 +336,15 @@ def has_meaning(op: str, problem: Problem) -> bool:
         return False
     if isinstance(problem, PoolProblem) and op.startswith("avg") and problem.dilation != (1, 1):
         return False
+    if isinstance(problem, RecurrentProblem) and op.partition("_")[0] != problem.cell:
+        return False
     return isinstance(problem, OPS[op].problem)
 
 
 def operations(problem: Problem) -> list[str]:
     """The operations that a problem of this type has: forward first, then the gradients."""
-    return [name for name, op in OPS.items() if isinstance(problem, op.problem)]
+    cell = problem.cell if isinstance(problem, RecurrentProblem) else ""
+    return [name for name, op in OPS.items() if isinstance(problem, op.problem) and name.startswith(cell)]
 
 
 def explain(
@@ -342,7 +361,7 @@ def explain(
     from fastconv.measure import explain_problem
 
     algorithm, shown = "auto", None
-    if isinstance(target, (ConvProblem, PoolProblem, LinearProblem)):
+    if isinstance(target, Problem):
         problem = target
     elif hasattr(target, "problem"):
         if x is None:

@@ -54,6 +54,11 @@ def eager() -> Iterator[None]:
         _ALONE_BELOW = former
 
 
+def is_eager() -> bool:
+    """Whether this is within `eager`."""
+    return _ALONE_BELOW == 0
+
+
 @contextmanager
 def measuring() -> Iterator[None]:
     """Within it helpers never rest: a figure said to be of n threads must be of n, however busy the machine."""

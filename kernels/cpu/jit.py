@@ -90,6 +90,18 @@ class _Files(IndexDataCacheFile):
         self._write(self._data_path(name), data)
 
 
+def _contents(function):
+    """What a function closes over: names of functions, each followed by what it closes over itself, and numbers."""
+    for cell in function.__closure__ or ():
+        held = cell.cell_contents
+        if hasattr(held, "py_func"):
+            yield f"{held.py_func.__module__}.{held.py_func.__qualname__}"
+            yield from _contents(held.py_func)
+        else:
+            yield repr(held)
+    yield "."
+
+
 class _Cache(FunctionCache):
     """Numba's function cache in our folder and files; one that cannot be written to means compiling, never failing."""
 
@@ -99,6 +111,12 @@ class _Cache(FunctionCache):
         super().__init__(py_func)
         locator = self._impl.locator
         self._cache_file = _Files(locator.get_cache_path(), self._impl.filename_base, locator.get_source_stamp())
+
+    def _index_key(self, sig, codegen):
+        # A function made for others by a factory is known by their names: Numba's own key would be their pickles, which
+        # no two processes make alike. What the names stand for, the folder's name says.
+        named = "\n".join([self._py_func.__code__.co_code.hex(), *_contents(self._py_func)])
+        return sig, codegen.magic_tuple(), hashlib.sha256(named.encode()).hexdigest()
 
     def _save_overload(self, sig, data):
         try:

@@ -228,17 +228,21 @@ def _next(typingctx, counter, index):
     return types.int64(counter, types.intp), codegen
 
 
+# A counter's first line: the team's size, and whether one thread does the job alone.
+TEAM, BY_ONE = 0, 1
+
+
 def new_counter(team):
     """What `take` counts in: the team's size, then a cache line for each thread with what is taken of its share."""
     counter = np.zeros(8 * (team + 1), np.int64)
-    counter[0] = team
+    counter[TEAM] = team
     return counter
 
 
 @inner
 def take(counter, thread, pieces):
     """The next of `pieces` pieces for `thread`: of its own share while there are any, then of others' shares; or −1."""
-    team = counter[0]
+    team = counter[TEAM]
     for k in range(team):
         part = thread + k
         if part >= team:
@@ -252,6 +256,83 @@ def take(counter, thread, pieces):
             if taken < count:
                 return start + taken
     return -1
+
+
+# Threads that go through steps together. `lines` is an int64 array: GATE, then a cache line for each thread.
+GATE = 0
+# What the gate says once it is decided; before, how many helpers have come.
+_ALL, _ALONE = 2**40, -(2**40)
+# Looks at another thread's line before one pauses between them, and pauses before one gives up the core between them.
+_LOOKS, _PAUSES = 100, 3000
+
+_sched_yield = types.ExternalFunction("sched_yield", types.int32())
+
+
+def new_lines(team):
+    """What `gather` and `keep_step` need, for one job."""
+    return np.zeros(8 * (team + 1), np.int64)
+
+
+@intrinsic
+def _publish(typingctx, lines, index, value):
+    """lines[index] = value, after all that this thread has stored before."""
+
+    def codegen(context, b, sig, args):
+        b.store_atomic(args[2], _slot(context, b, sig.args[0], *args[:2]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(lines, types.intp, types.int64), codegen
+
+
+@intrinsic
+def _look(typingctx, lines, index):
+    """lines[index]; what its writer had stored before it is seen from now on."""
+
+    def codegen(context, b, sig, args):
+        return b.load_atomic(_slot(context, b, sig.args[0], *args), "acquire", 8)
+
+    return types.int64(lines, types.intp), codegen
+
+
+@inner
+def gather(counter, thread, lines, patience):
+    """How many threads do this job step by step: all of the team, if all have come within `patience` pauses of the
+    caller, else it alone; 0 for a helper that came too late, which has to leave."""
+    team = counter[TEAM]
+    if thread == 0:
+        if counter[BY_ONE]:
+            return 1
+        while patience > 0 and _read(lines, GATE) < team - 1:
+            _pause()
+            patience -= 1
+        all_here = _read(lines, GATE) == team - 1
+        _write(lines, GATE, _ALL if all_here else _ALONE)
+        return team if all_here else 1
+    _add(lines, GATE, 1)
+    while True:
+        said = _read(lines, GATE)
+        if said >= _ALL:
+            return team
+        if said < 0:
+            return 0
+        _pause()
+
+
+@inner
+def keep_step(thread, threads_here, lines, step):
+    """Say that this thread has done `step`, 1, 2, …, and wait until all others have."""
+    if threads_here == 1:
+        return
+    _publish(lines, 8 * (thread + 1), step)
+    for other in range(threads_here):
+        looks = 0
+        while _look(lines, 8 * (other + 1)) < step:
+            looks += 1
+            if looks > _LOOKS:
+                _pause()
+            if looks > _PAUSES:
+                # It has lost its core, perhaps to this very thread.
+                _sched_yield()
 
 
 class Team:
@@ -379,4 +460,5 @@ def parallel(worker, team, *args):
         finally:
             mine.lock.release()
     else:
+        counter[BY_ONE] = 1
         _alone(address, counter, args)

@@ -153,6 +153,65 @@ def outer(typingctx, tile, a, i, rows, x, offsets):
     return tile(tile, a, types.intp, rows, x, offsets), codegen
 
 
+@intrinsic(prefer_literal=True)
+def outer_into(typingctx, tile, a, i, rows, x, first, columns):
+    """`outer` into some columns of a tile: those of the set bits of `columns`, in order, with x.flat[first :], whole
+    vectors one after the other. `columns` is a compile-time constant."""
+    chosen = [v for v in range(tile.vecs) if _literal(columns, "columns") >> v & 1]
+
+    def codegen(context, b, sig, args):
+        old, a_array, start, row_places, x_array, at, _ = args
+        vector = emit.vector(tile)
+        row_pointer = emit.pointer(context, b, sig.args[1], a_array, start)
+        column_pointer = emit.pointer(context, b, sig.args[4], x_array, at)
+        loaded = [emit.load(b, b.gep(column_pointer, [I64(n * tile.lanes)]), vector) for n in range(len(chosen))]
+        new = old
+        for r, row in enumerate(_offsets(b, row_places, tile.rows)):
+            value = emit.splat(b, b.load(b.gep(row_pointer, [row])), tile.lanes)
+            for v, column in zip(chosen, loaded, strict=True):
+                place = r * tile.vecs + v
+                new = b.insert_value(new, emit.fma(b, value, column, b.extract_value(new, place)), place)
+        return new
+
+    return tile(tile, a, types.intp, rows, x, types.intp, columns), codegen
+
+
+@intrinsic(prefer_literal=True)
+def repeated(typingctx, x, i, rows, vecs):
+    """A tile of rows × vecs vectors, every row x.flat[i : i + vecs·lanes]."""
+    vec = vec_of(x)
+    tile = Tile(vec.dtype, vec.lanes, _literal(rows, "rows"), _literal(vecs, "vecs"))
+
+    def codegen(context, b, sig, args):
+        new = ir.Constant(context.get_value_type(tile), ir.Undefined)
+        first = emit.pointer(context, b, sig.args[0], args[0], args[1])
+        for v in range(tile.vecs):
+            value = emit.load(b, b.gep(first, [I64(v * tile.lanes)]), emit.vector(tile))
+            for r in range(tile.rows):
+                new = b.insert_value(new, value, r * tile.vecs + v)
+        return new
+
+    return tile(x, types.intp, rows, vecs), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_whole(typingctx, x, i, row_stride, rows, vecs):
+    """The tile that `store_whole` stored: rows × vecs vectors, row r at x.flat[i + r·row_stride :]."""
+    vec = vec_of(x)
+    tile = Tile(vec.dtype, vec.lanes, _literal(rows, "rows"), _literal(vecs, "vecs"))
+
+    def codegen(context, b, sig, args):
+        new = ir.Constant(context.get_value_type(tile), ir.Undefined)
+        for r in range(tile.rows):
+            first = b.add(args[1], b.mul(args[2], I64(r)))
+            for v in range(tile.vecs):
+                place = emit.pointer(context, b, sig.args[0], args[0], b.add(first, I64(v * tile.lanes)))
+                new = b.insert_value(new, emit.load(b, place, emit.vector(tile)), r * tile.vecs + v)
+        return new
+
+    return tile(x, types.intp, types.intp, rows, vecs), codegen
+
+
 @intrinsic
 def outer_lanes(typingctx, tile, a, i, row_stride, rows, x, offsets, count):
     """tile[r][v] + a.flat[i + r·row_stride :] · x.flat[offsets[v] :], lane by lane, for the first `count` lanes.

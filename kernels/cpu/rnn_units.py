@@ -1,0 +1,243 @@
+"""lstm/units, gru/units, rnn/units: recurrent layers on few sequences, the hidden units divided among the threads.
+
+With few sequences a step is bound by reading U, once for each step. So each thread has some of the unit tiles for all
+steps: it reads the same part of U again and again, which its own cache holds as far as it can, forwards on even steps
+and backwards on odd ones, so that what was read last is read first. Products with x need no step to be over: they are
+made of many steps at once, 6 rows × 4 vectors, for the thread's own tiles alone. After each step threads wait for each
+other, by one store and one load each: h(t) is all that they exchange.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastconv import threads
+from fastconv.kernels.cpu import rnn_pack
+from fastconv.kernels.cpu.gemm import NO_BIAS as NOTHING
+from fastconv.kernels.cpu.jit import inner, njit
+from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
+from fastconv.kernels.cpu.rnn_pack import padded, tiles_of, width_of
+from fastconv.kernels.cpu.rnn_rows import FEWER, MOST, clear_padding, rows_of, stride_of, table_of
+from fastconv.kernels.cpu.simd import flush_denormals, lanes, quotient, restore_denormals
+from fastconv.kernels.cpu.team import gather, keep_step, new_lines, parallel
+from fastconv.kernels.cpu.tiles import listed_rows, load_whole, outer_into, repeated, row_offsets, store_whole
+from fastconv.problem import SAVED
+from fastconv.registry import kernel
+
+# Rows of x that are multiplied at once.
+_AHEAD = 48
+
+# Fewer flops a step than these are sooner done by one thread than waited for by two.
+_ALONE_BELOW = 30_000
+
+# How many pauses the others are waited for when a call begins, for each flop of it, and at most.
+_PATIENCE, _LONGEST = 2e-5, 3000
+
+
+def _make_inputs(rows, cell):
+    of_x, vectors = cell.of_x, cell.vectors
+
+    @inner
+    def inputs(x, places, row, n, features, u, at, bias, work, to):
+        """work.flat[to:] = bias + x·W of n rows, which begin in x where places.flat[row :] says."""
+        tile = repeated(u, bias, rows, 4)
+        starts = listed_rows(tile, places, row, n)
+        step = vectors * lanes(u)
+        for k in range(features):
+            tile = outer_into(tile, x, k, starts, u, at + k * step, of_x)
+        store_whole(tile, work, to, 4 * lanes(u), False)
+
+    return inputs
+
+
+def _make_recurrent(rows, cell):
+    of_h, vectors = cell.of_h, cell.vectors
+
+    @inner
+    def recurrent(work, at_x, n, hi, pitch, depth, u, at, buffer):
+        """work.flat[buffer:] = what stands at at_x + h(t−1)·U, of n sequences."""
+        tile = load_whole(work, at_x, 4 * lanes(u), rows, 4)
+        starts = row_offsets(tile, n, pitch)
+        step = vectors * lanes(u)
+        for k in range(depth):
+            tile = outer_into(tile, work, hi + k, starts, u, at + k * step, of_h)
+        store_whole(tile, work, buffer, 4 * lanes(u), False)
+
+    return recurrent
+
+
+def _make_worker(cell):
+    step, tile_units, vectors = cell.step, cell.tile_units, cell.vectors
+    most_inputs, fewer_inputs = _make_inputs(MOST, cell), _make_inputs(FEWER, cell)
+    one, two, few, many = (_make_recurrent(rows, cell) for rows in (1, 2, FEWER, MOST))
+
+    @njit
+    def units_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, table, places, lines, sizes, layout, work):
+        """Do this thread's unit tiles of all steps, one direction after the other."""
+        rows, steps, features, h, directions, stride, saves, option, patience, ahead = sizes
+        tiles, tile_size, biases, peepholes = layout
+        team = gather(counter, thread, lines, patience)
+        if team == 0:
+            return
+        flushed = flush_denormals()
+        width = lanes(u)
+        units, gates = tile_units * width, 4 * width
+        pitch = tiles * units
+        begin, end = quotient(tiles * thread, team), quotient(tiles * (thread + 1), team)
+        # Shared: h of two steps, c; then each thread's x·W of the steps ahead, [tile][step][row], and the gates of a
+        # tile, with room for what whole register tiles compute in vain.
+        cells = 2 * rows * pitch
+        own = cells + rows * pitch + begin * ahead * rows * gates
+        buffer = cells + rows * pitch + (tiles * ahead * rows + MOST) * gates + thread * 2 * MOST * gates
+        passed = 0
+        for direction in range(directions):
+            starts = 4 * direction * rows
+            numbers, indices, lengths = starts + rows, starts + 2 * rows, starts + 3 * rows
+            forth = -stride if direction else stride
+            for r in range(rows):
+                given = (direction * rows + table[indices + r]) * h
+                for k in range(begin * units, end * units):
+                    work[r * pitch + k] = h0[given + k] if h0.size and k < h else 0.0
+                    work[cells + r * pitch + k] = c0[given + k] if c0.size and k < h else 0.0
+            passed += 1
+            keep_step(thread, team, lines, passed)
+            running = rows
+            for now in range(steps):
+                while running and table[lengths + running - 1] <= now:
+                    running -= 1
+                if running == 0:
+                    break
+                slot = now % ahead
+                if slot == 0:
+                    # The products with x of the steps ahead, of the sequences that still run now.
+                    coming = min(ahead, steps - now)
+                    for s in range(coming):
+                        for r in range(running):
+                            last = min(now + s, table[lengths + r] - 1)
+                            places[thread * ahead * rows + s * running + r] = (
+                                table[starts + r] + last * forth * features
+                            )
+                    chunk_rows = running
+                    for tile in range(begin, end):
+                        number = direction * tiles + tile
+                        of_tile = (u, number * tile_size, biases + number * gates, work)
+                        to = own + (tile - begin) * ahead * rows * gates
+                        row = 0
+                        while row < coming * running:
+                            n = rows_of(coming * running - row)
+                            left = min(n, coming * running - row)
+                            place = thread * ahead * rows + row
+                            if n > FEWER:
+                                most_inputs(x, places, place, left, features, *of_tile, to + row * gates)
+                            else:
+                                fewer_inputs(x, places, place, left, features, *of_tile, to + row * gates)
+                            row += n
+                h_from = (now & 1) * rows * pitch
+                h_to = (1 - (now & 1)) * rows * pitch
+                depth = h if now or h0.size else 0
+                for turn in range(begin, end):
+                    tile = end - 1 + begin - turn if now & 1 else turn
+                    number = direction * tiles + tile
+                    at = number * tile_size + features * vectors * width
+                    peep = peepholes + number * 3 * width if peepholes else -1
+                    of_x = own + ((tile - begin) * ahead * rows + slot * chunk_rows) * gates
+                    args = (work, of_x, running, h_from, pitch, depth, u, at, buffer)
+                    if running == 1:
+                        one(*args)
+                    elif running == 2:
+                        two(*args)
+                    elif running <= FEWER:
+                        few(*args)
+                    else:
+                        many(*args)
+                    unit = tile * units
+                    for r in range(running):
+                        place = r * pitch + unit
+                        line = table[numbers + r] + now * forth
+                        yi = (line * directions + direction) * h + unit
+                        si = (direction * rows * steps + line) * saves * h + unit
+                        of_states = (h_from + place, h_to + place, cells + place)
+                        step(work, buffer + r * gates, u, peep, *of_states, y, yi, h - unit, saved, si, h, option)
+                passed += 1
+                keep_step(thread, team, lines, passed)
+            for r in range(rows):
+                given = (direction * rows + table[indices + r]) * h
+                last = ((table[lengths + r] & 1) * rows + r) * pitch
+                for k in range(begin * units, min(end * units, h)):
+                    hn[given + k] = work[last + k]
+                    if cn.size:
+                        cn[given + k] = work[cells + r * pitch + k]
+        restore_denormals(flushed)
+
+    return units_worker
+
+
+def _ahead(p):
+    """Steps whose products with x are made at once."""
+    return max(1, min(p.t, _AHEAD // max(p.b, 1)))
+
+
+def _memory(p):
+    """Elements of scratch without packed weights, for any number of threads."""
+    gates = 4 * width_of(p)
+    of_x = (tiles_of(p) * _ahead(p) * p.b + MOST) * gates
+    return 3 * p.b * padded(p) + of_x + threads.available() * 2 * MOST * gates
+
+
+def scratch(p):
+    """Elements of scratch, with room for packed weights."""
+    return _memory(p) + rnn_pack.size(p)
+
+
+_WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
+
+
+def _run(p, x, weights, h0, c0, lengths, y, hn, cn, saved, scratch, u):
+    if u is None:
+        u = scratch[_memory(p) :][: rnn_pack.size(p)]
+        rnn_pack.prepare(p, *weights, u)
+    clear_padding(p, lengths, y, saved)
+    flops = p.flops / max(p.t * p.directions, 1)
+    team = threads.team(p.flops, tiles_of(p)) if flops >= _ALONE_BELOW or threads.is_eager() else 1
+    patience = int(min(_LONGEST, p.flops * _PATIENCE)) if not threads.is_eager() else 100 * _LONGEST
+    ahead = _ahead(p)
+    sizes = (p.b, p.t, p.i, p.h, p.directions, stride_of(p), SAVED[p.cell], option_of(p), patience, ahead)
+    tile, biases, peepholes, _ = rnn_pack.layout(p)
+    layout = (tiles_of(p), tile, biases, peepholes if p.peephole else 0)
+    arrays = [array.reshape(-1) for array in (h0, c0, y, hn, cn, saved)]
+    places = np.empty(team * ahead * p.b, np.int64)
+    rest = (table_of(p, lengths, 1), places, new_lines(team), sizes, layout, scratch)
+    parallel(_WORKERS[p.cell], team, x.reshape(-1), u, *arrays, *rest)
+
+
+def _forward(p, x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, scratch, u=None):
+    weights = (w_ih, w_hh, b_ih, b_hh, peephole)
+    _run(p, x, weights, h0, c0, lengths, y, hn, cn, NOTHING[p.dtype], scratch, u)
+
+
+def _train(p, x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, saved, scratch, u=None):
+    _run(p, x, (w_ih, w_hh, b_ih, b_hh, peephole), h0, c0, lengths, y, hn, cn, saved, scratch, u)
+
+
+def _prepare_cost(p):
+    return 8.0 * rnn_pack.size(p)
+
+
+def _cost(p):
+    # Reading U at each step takes about as long as ten flops for each element.
+    weights = 10.0 * p.t * p.directions * p.gates * p.h * p.h
+    pointwise = 120.0 * p.t * p.b * p.directions * padded(p)
+    inputs = 1.1 * 2.0 * p.t * p.b * p.directions * p.gates * p.h * p.i
+    products = 2.0 * p.t * p.b * p.directions * p.gates * p.h * p.h
+    return inputs + max(weights, 1.1 * products) + pointwise + _prepare_cost(p) + 40_000
+
+
+def _unsupported(p):
+    return None if p.b <= MOST else f"{p.b} sequences, needs at most {MOST}"
+
+
+for _name in CELLS:
+    _made = {"prepare": rnn_pack.prepare, "prepared": rnn_pack.size, "prepare_cost": _prepare_cost}
+    _options = {"limit": 1.0, "cost": _cost, "scratch": scratch, "unsupported": _unsupported, **_made}
+    kernel(f"{_name}/units/cpu", **_options)(_forward)
+    kernel(f"{_name}_train/units/cpu", **_options)(_train)
