@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fastconv.kernels.cpu.jit import inner
 from fastconv.kernels.cpu.simd import add, at_least, lanes, load, load_first, splat, store, store_first
-from fastconv.kernels.cpu.vector_math import sigmoid_or_tanh
+from fastconv.kernels.cpu.vector_math import sigmoid, tanh
 
 RELU, SIGMOID, TANH = 1, 2, 3
 CODES = {"": 0, "relu": RELU, "sigmoid": SIGMOID, "tanh": TANH}
@@ -34,7 +34,7 @@ def finish(y, at, count, z, code):
         if code == RELU:
             value = at_least(value, zero)
         elif code:
-            value = sigmoid_or_tanh(value, code == TANH)
+            value = tanh(value) if code == TANH else sigmoid(value)
         if whole:
             store(y, here, value)
         else:

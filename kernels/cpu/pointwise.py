@@ -25,7 +25,7 @@ from fastconv.kernels.cpu.simd import (
     where_positive,
 )
 from fastconv.kernels.cpu.team import parallel, take
-from fastconv.kernels.cpu.vector_math import sigmoid_or_tanh
+from fastconv.kernels.cpu.vector_math import sigmoid, tanh
 from fastconv.memory import empty
 
 # Elements of a block, and flops' worth of time of one.
@@ -46,7 +46,10 @@ def _activate(counter, thread, x, y, code):
         for u in range(piece * _BLOCK, end, width):
             whole = u + width <= end
             value = load(x, u) if whole else load_first(x, u, end - u)
-            value = at_least(value, zero) if code == RELU else sigmoid_or_tanh(value, code == TANH)
+            if code == RELU:
+                value = at_least(value, zero)
+            else:
+                value = tanh(value) if code == TANH else sigmoid(value)
             if whole:
                 store(y, u, value)
             else:

@@ -42,7 +42,7 @@ from fastconv.kernels.cpu.simd import (
     sub,
     where_positive,
 )
-from fastconv.kernels.cpu.vector_math import sigmoid_or_tanh
+from fastconv.kernels.cpu.vector_math import sigmoid, tanh
 
 
 @inner
@@ -71,13 +71,13 @@ def _lstm_step(work, at, u, peep, h_from, h_to, c, y, yi, left, saved, si, h, op
     i, f, o = load(work, at), load(work, at + width), load(work, at + 3 * width)
     if peep >= 0:
         i, f = fma(load(u, peep), old, i), fma(load(u, peep + width), old, f)
-    i, f = sigmoid_or_tanh(i, False), sigmoid_or_tanh(f, False)
-    g = sigmoid_or_tanh(load(work, at + 2 * width), True)
+    i, f = sigmoid(i), sigmoid(f)
+    g = tanh(load(work, at + 2 * width))
     new = fma(f, old, mul(i, g))
     if peep >= 0:
         o = fma(load(u, peep + 2 * width), new, o)
-    o = sigmoid_or_tanh(o, False)
-    s = new if option else sigmoid_or_tanh(new, True)
+    o = sigmoid(o)
+    s = new if option else tanh(new)
     out = mul(o, s)
     if saved.size:
         put(saved, si, i, left)
@@ -96,9 +96,9 @@ def _lstm_step(work, at, u, peep, h_from, h_to, c, y, yi, left, saved, si, h, op
 def _gru_step(work, at, u, peep, h_from, h_to, c, y, yi, left, saved, si, h, option):
     width = lanes(work)
     old, q = load(work, h_from), load(work, at + 3 * width)
-    r = sigmoid_or_tanh(load(work, at), False)
-    z = sigmoid_or_tanh(load(work, at + width), False)
-    n = sigmoid_or_tanh(fma(r, q, load(work, at + 2 * width)), True)
+    r = sigmoid(load(work, at))
+    z = sigmoid(load(work, at + width))
+    n = tanh(fma(r, q, load(work, at + 2 * width)))
     out = fma(z, sub(old, n), n)
     if saved.size:
         put(saved, si, r, left)
@@ -116,7 +116,7 @@ def _rnn_step(work, at, u, peep, h_from, h_to, c, y, yi, left, saved, si, h, opt
     for v in range(4):
         shift, rest = v * width, left - v * width
         value = load(work, at + shift)
-        out = at_least(value, splat(work, 0.0)) if option else sigmoid_or_tanh(value, True)
+        out = at_least(value, splat(work, 0.0)) if option else tanh(value)
         store(work, h_to + shift, out)
         if rest > 0:
             put(y, yi + shift, out, rest)

@@ -1,16 +1,16 @@
 """Sigmoid and hyperbolic tangent of vectors.
 
-Both come from e = exp(−k·|v|), k = 1 or 2, and one division, so that nothing overflows and nothing cancels:
+Both come from q = exp(r) − 1 and s = 2^n, where the argument is n·ln 2 + r, |r| <= ln 2 / 2, and from one division:
 
-    sigmoid(v) = (1 or e) / (1 + e) for v >= 0 or < 0,   tanh(|v|) = (1 − e) / (1 + e)
+    sigmoid(v) = 1 / (1 + e),  e = exp(−v) = s·q + s        tanh(v) = p / (p + 2),  p = exp(2v) − 1 = s·q + (s − 1)
 
-With −k·|v| = n·ln 2 + r, |r| <= ln 2 / 2, and p = exp(r) − 1 by its Taylor polynomial, e = s·p + s for s = 2^n, and
-1 − e = (1 − s) − s·p is exact where tanh is small. The polynomial ends where what is left out is less than a fifth
-(float32) or a tenth (float64) of a unit in the last place. At most 3 ulp off, in either dtype: 2.4 is the most that
-was found. Results smaller than the smallest normal number may be 0. NaN stays NaN.
+so that nothing cancels: where tanh is small, n = 0 and p = q. n is rounded by adding a number so large that its last
+digit is one; that digit's bits, shifted, are the exponent of s. The polynomial ends where what is left out is less than
+a fifth (float32) or a tenth (float64) of a unit in the last place. At most 3 ulp off, in either dtype. Results smaller
+than the smallest normal number may be 0. NaN stays NaN.
 
-Kernels are compiled with the licence to reassociate, which would undo the reduction in two parts. It is given only to
-instructions that say nothing about it: these say `nsz`.
+Kernels are compiled with the licence to reassociate, which would undo the rounding and the reduction in two parts. It
+is given only to instructions that say nothing about it: these say `nsz`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 
 import llvmlite.ir as ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.cpu import emit
@@ -32,13 +31,15 @@ class _Format:
     """What depends on the dtype.
 
     ln 2 = high + low, where n·high is exact; terms: of the polynomial beyond r; bias and fraction: of the format's
-    exponent; limit: −limit·log2(e) is the exponent of the smallest normal number.
+    exponent; limit: exp(±limit) are normal numbers; flat: beyond it tanh is 1; rounder: 1.5·2^fraction.
     """
 
     def __init__(self, high: float, low: float, terms: int, exponents: int, fraction: int) -> None:
         self.high, self.low, self.fraction = high, low, fraction
         self.bias = 2 ** (exponents - 1) - 1
         self.limit = (self.bias - 1) * math.log(2) * (1 - 2**-20)
+        self.flat = math.log(2) * (fraction + 5) / 2
+        self.rounder = 1.5 * 2.0**fraction
         self.coefficients = [1 / math.factorial(k) for k in range(2, terms + 2)]
 
 
@@ -49,56 +50,78 @@ _FORMATS = {
 }
 
 
-@intrinsic
-def sigmoid_or_tanh(typingctx, v, hyperbolic):
-    """tanh(v) in every lane if `hyperbolic`, else 1 / (1 + e^−v)."""
+def _form_of(v):
     if not isinstance(v, Vec):
         raise TypeError(f"needs a vector, got {v}")
-    form = _FORMATS[v.dtype.bitwidth]
+    return _FORMATS[v.dtype.bitwidth]
+
+
+def _constant(vector, number):
+    return ir.Constant(vector, [float(number)] * vector.count)
+
+
+def _polynomial(b, r, square, coefficients):
+    """Σ coefficients[k]·r^k, by pairs, pairs of pairs and so on, so that few steps wait for each other (Estrin)."""
+    terms, power = [_constant(r.type, number) for number in coefficients], r
+    while len(terms) > 1:
+        pairs = [emit.fma(b, high, power, low) for low, high in zip(terms[::2], terms[1::2], strict=False)]
+        terms = pairs + terms[2 * len(pairs) :]
+        power = square if power is r else b.fmul(power, power, flags=_FLAGS)
+    return terms[0]
+
+
+def _parts(b, x, form, sign):
+    """(q, s) of exp(sign·x) = s·q + s, for |x| <= form.limit; NaN for NaN, of the same sign."""
+    vector = x.type
+    rounded = emit.fma(b, x, _constant(vector, sign * math.log2(math.e)), _constant(vector, form.rounder))
+    n = b.fsub(rounded, _constant(vector, form.rounder), flags=_FLAGS)
+    # sign·r, so that x need not be negated.
+    r = emit.fma(b, n, _constant(vector, -sign * form.high), x)
+    r = emit.fma(b, n, _constant(vector, -sign * form.low), r)
+    square = b.fmul(r, r, flags=_FLAGS)
+    coefficients = [number * sign**k for k, number in enumerate(form.coefficients)]
+    q = emit.fma(b, square, _polynomial(b, r, square, coefficients), r if sign > 0 else b.fneg(r))
+    kind = I64 if form.fraction > 31 else I32
+    whole = ir.VectorType(kind, vector.count)
+    shift, one = ([number] * vector.count for number in (form.fraction, form.bias << form.fraction))
+    bits = b.shl(b.bitcast(rounded, whole), ir.Constant(whole, shift))
+    return q, b.bitcast(b.add(bits, ir.Constant(whole, one)), vector)
+
+
+def _between(b, x, limit):
+    """x, but no further from 0 than `limit`; NaN stays NaN."""
+    low = emit.at_least(b, x, _constant(x.type, -limit))
+    high = _constant(x.type, limit)
+    return b.select(b.fcmp_ordered(">", low, high), high, low)
+
+
+@intrinsic
+def sigmoid(typingctx, v):
+    """1 / (1 + e^−v) in every lane."""
+    form = _form_of(v)
 
     def codegen(context, b, sig, args):
-        x, choice = args
-        vector, lanes = x.type, x.type.count
+        (x,) = args
+        one, zero = _constant(x.type, 1.0), _constant(x.type, 0.0)
+        q, s = _parts(b, _between(b, x, form.limit), form, -1)
+        result = b.fdiv(one, b.fadd(one, emit.fma(b, s, q, s), flags=_FLAGS), flags=_FLAGS)
+        return b.select(b.fcmp_ordered("<", x, _constant(x.type, -form.limit)), zero, result)
 
-        def constant(number):
-            return ir.Constant(vector, [float(number)] * lanes)
+    return v(v), codegen
 
-        def integers(kind, number):
-            return ir.Constant(ir.VectorType(kind, lanes), [number] * lanes)
 
-        def fadd(one, other):
-            return b.fadd(one, other, flags=_FLAGS)
+@intrinsic
+def tanh(typingctx, v):
+    """tanh(v) in every lane."""
+    form = _form_of(v)
 
-        def fmul(one, other):
-            return b.fmul(one, other, flags=_FLAGS)
+    def codegen(context, b, sig, args):
+        (x,) = args
+        near = _between(b, x, form.flat)
+        q, s = _parts(b, b.fadd(near, near, flags=_FLAGS), form, 1)
+        p = emit.fma(b, s, q, b.fsub(s, _constant(x.type, 1.0), flags=_FLAGS))
+        result = b.fdiv(p, b.fadd(p, _constant(x.type, 2.0), flags=_FLAGS), flags=_FLAGS)
+        # For tanh(−0), which is −0.
+        return emit.call(b, f"llvm.copysign.{emit.suffix(x.type)}", x.type, [result, x])
 
-        magnitude = emit.call(b, f"llvm.fabs.{emit.suffix(vector)}", vector, [x])
-        factor = b.select(choice, ir.Constant(vector.element, 2.0), ir.Constant(vector.element, 1.0))
-        scaled = fmul(magnitude, emit.splat(b, factor, lanes))
-        # NaN, too, is not below the limit: what follows is defined for all lanes.
-        below = b.fcmp_ordered("<", scaled, constant(form.limit), flags=_FLAGS)
-        a = b.select(below, scaled, constant(form.limit))
-        # n = −count: rounded to nearest, halves away from zero.
-        nearest = fadd(fmul(a, constant(math.log2(math.e))), constant(0.5))
-        count = b.fptosi(nearest, ir.VectorType(I32, lanes))
-        n = b.sitofp(count, vector)
-        r = emit.fma(b, n, constant(form.low), emit.fma(b, n, constant(form.high), fmul(a, constant(-1.0))))
-        polynomial = constant(form.coefficients[-1])
-        for coefficient in reversed(form.coefficients[:-1]):
-            polynomial = emit.fma(b, polynomial, r, constant(coefficient))
-        p = emit.fma(b, fmul(r, r), polynomial, r)
-        exponent = b.sub(integers(I32, form.bias), count)
-        if form.fraction > 31:
-            exponent = b.sext(exponent, ir.VectorType(I64, lanes))
-        bits = b.shl(exponent, integers(exponent.type.element, form.fraction))
-        s = b.select(below, b.bitcast(bits, vector), constant(0.0))
-        e = emit.fma(b, s, p, s)
-        small = emit.fma(b, fmul(s, constant(-1.0)), p, fadd(constant(1.0), fmul(s, constant(-1.0))))
-        negative = b.fcmp_ordered("<", x, constant(0.0), flags=_FLAGS)
-        numerator = b.select(choice, small, b.select(negative, e, constant(1.0)))
-        quotient = b.fdiv(numerator, fadd(constant(1.0), e), flags=_FLAGS)
-        signed = emit.call(b, f"llvm.copysign.{emit.suffix(vector)}", vector, [quotient, x])
-        result = b.select(choice, signed, quotient)
-        return b.select(b.fcmp_unordered("uno", x, x, flags=_FLAGS), x, result)
-
-    return v(v, types.boolean), codegen
+    return v(v), codegen
