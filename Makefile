@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PEERS := .bench
 PEER_ENVIRONMENTS := $(patsubst bench/peers/requirements/%.txt,$(PEERS)/%/.made,$(wildcard bench/peers/requirements/*.txt))
 
-.PHONY: demo test lint bench bench-env bench-conv readme clean
+.PHONY: demo test lint bench bench-env bench-conv bench-rnn readme clean
 
 # Each extra leaves a mark, so that a second `make` installs nothing.
 $(VENV)/.%: pyproject.toml
@@ -38,6 +38,10 @@ bench-env: $(PEER_ENVIRONMENTS)
 # make bench-conv BENCH="--cases vgg3 --quick"
 bench-conv: bench-env $(VENV)/.bench
 	$(BIN)/python -m bench.peers --out out/peers.json $(BENCH)
+
+# make bench-rnn BENCH="--cases lstm --quick"
+bench-rnn: bench-env $(VENV)/.bench
+	$(BIN)/python -m bench.peers --set rnn --out out/peers-rnn.json $(BENCH)
 
 readme: $(VENV)/.bench
 	$(BIN)/python tools/readme.py

@@ -16,7 +16,7 @@ import heapq
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
@@ -287,6 +287,62 @@ def record(x: T, y: Any, *edges: tuple[Any, ...]) -> T:
         if targets:
             out._node = Node(targets, versions, holds)
     return cast(T, out)
+
+
+class _Parts:
+    """Gradients of some of the results of one operation, by their numbers, until the operation has all of them."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: dict[int, Array]) -> None:
+        self.of = of
+
+    def __add__(self, other: _Parts) -> _Parts:
+        shared = {number: self.of[number] + g for number, g in other.of.items() if number in self.of}
+        return _Parts(self.of | other.of | shared)
+
+
+def record_all(
+    x: Any,
+    results: Sequence[Any],
+    inputs: Sequence[Any],
+    gradients: Callable[[list[Array | None]], Sequence[Array]],
+    *saved: Any,
+) -> tuple[Any, ...]:
+    """The arrays that one operation gave together, as what its input `x` is: arrays, or Tensors on the tape.
+
+    `gradients` maps the gradients of the results, None for one that nothing depends on, to those of `inputs`, all in
+    one call; `saved` is what it reads, as in `record`.
+    """
+    if not isinstance(x, Variable):
+        return tuple(results)
+    outs = tuple(x._result(y) for y in results)
+    sources = [(k, source) for k, source in enumerate(inputs) if isinstance(source, Variable)]
+    wanted = [(k, source) for k, source in sources if source._is_recorded()] if _mode.recording else []
+    if not wanted:
+        return outs
+    found: list[Any] = [None, None]
+
+    def gradient(k: int) -> Gradient:
+        def of_input(parts: Any) -> Array:
+            if found[0] is not parts:
+                found[:] = parts, list(gradients([parts.of.get(number) for number in range(len(outs))]))
+            g, found[1][k] = found[1][k], None
+            if k == wanted[-1][0]:
+                found[:] = None, None
+            return cast(Array, g)
+
+        return of_input
+
+    versions = [(a._state, a._state.number) for a in saved if isinstance(a, Variable)]
+    joint = Node([(source._node or source, gradient(k)) for k, source in wanted], versions, True)
+
+    def part(number: int) -> Gradient:
+        return lambda g: cast(Array, _Parts({number: g}))
+
+    for number, out in enumerate(outs):
+        out._node = Node([(joint, part(number))], [], False)
+    return outs
 
 
 def record_view(x: T, y: Any, gradient: Gradient) -> T:

@@ -116,6 +116,10 @@ class Kept:
             self._made[kernel.name] = made
         return made
 
+    def has(self, kernel: Kernel) -> bool:
+        """Whether it holds what `kernel` prepared."""
+        return kernel.name in self._made
+
     @property
     def nbytes(self) -> int:
         """Bytes kept."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.peers.recurrent import is_recurrent, shapes
 from bench.peers.work import Arrays
 from fastconv import testing
 from fastconv.problem import ConvProblem, PoolProblem, Problem
@@ -24,10 +25,13 @@ VGG_LAYERS_BAR = 0.60
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Work and its bars: `ratio` of the best peer's time at most, `seconds` at most; None where there is none.
+    """Work and its bars: `ratio` of the best peer's time at most, `seconds` at most, `share` of the FMA peak at least.
 
-    problem: what a single layer is to kernels, whose limit its error must keep. peers: the only ones that take part.
-    fresh: measured from the start of a new process, with a compiler cache that is "filled" or "empty".
+    None where there is none. problem: what a single layer is to kernels, whose limit its error must keep. peers: the
+    only ones that take part; against: the only ones that the ratio is of. fresh: measured from the start of a new
+    process, with a compiler cache that is "filled" or "empty". flops: those that the FMA peak is a limit of. dense: of
+    work with lengths, the same without, which fastconv does in the same rounds; `per_step`: its time for a step that is
+    no padding by that of a dense step, at most.
     """
 
     name: str
@@ -37,6 +41,11 @@ class Case:
     problem: Problem | None = None
     peers: tuple[str, ...] | None = None
     fresh: str = ""
+    share: float | None = None
+    flops: float | None = None
+    against: tuple[str, ...] | None = None
+    dense: dict[str, Any] | None = None
+    per_step: float | None = None
 
 
 def _conv(c: int, o: int, kernel: int, stride: int = 1, padding: int = 0) -> dict[str, Any]:
@@ -158,6 +167,8 @@ def output_shape(work: dict[str, Any]) -> tuple[int, ...]:
             shape = (shape[0], prod(shape[1:]))
         elif step["op"] == "linear":
             shape = (shape[0], step["out"])
+        elif "hidden" in step:
+            shape = (*shape[:-1], step["hidden"] * (1 + step.get("bidirectional", False)))
     return shape
 
 
@@ -169,6 +180,13 @@ def arrays(work: dict[str, Any], seed: int = 0) -> Arrays:
         return generator.standard_normal(shape, np.float32)
 
     found = {"x": normal(*work["shape"])}
+    if is_recurrent(work):
+        layer = work["layers"][0]
+        bound = layer["hidden"] ** -0.5
+        for name, size in shapes(layer).items():
+            found[f"0.{name}"] = generator.uniform(-bound, bound, size).astype(np.float32)
+        if layer["op"] == "lstm_cell":
+            found |= {"h": normal(*output_shape(work)), "c": normal(*output_shape(work))}
     for number, step in enumerate(work["layers"]):
         if step["op"] in ("conv", "linear"):
             fan = (step["in"] // step["groups"], *step["kernel"]) if step["op"] == "conv" else (step["in"],)

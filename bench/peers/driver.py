@@ -10,9 +10,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,8 @@ from bench.peers.cases import Case, arrays
 
 ROOT = Path(__file__).parents[2]
 OWN = "fastconv"
+# fastconv once more, for a case's dense work.
+OWN_DENSE = "fastconv_dense"
 
 # Each peer and the environment below .bench it runs in; fastconv runs in this one.
 PEERS: Mapping[str, str] = {
@@ -32,6 +34,7 @@ PEERS: Mapping[str, str] = {
     "jax": "jax",
     "ncnn": "ncnn",
     "mnn": "mnn",
+    "keras": "keras",
 }
 
 # A turn lasts about so long, and a time shorter than SHORT is taken of as many calls as last SAMPLE. In seconds.
@@ -58,7 +61,7 @@ class Asked(Protocol):
 
 def python(peer: str) -> str:
     """The interpreter that a runtime runs in."""
-    if peer == OWN:
+    if peer in (OWN, OWN_DENSE):
         return sys.executable
     path = ROOT / ".bench" / PEERS[peer] / "bin" / "python"
     if not path.exists():
@@ -197,12 +200,20 @@ class Check:
 
 
 def measure(
-    case: Case, names: Iterable[str], pool: Pool, rounds: int, seconds: float, tell: Callable[[str], None]
+    case: Case,
+    names: Iterable[str],
+    pool: Pool,
+    rounds: int,
+    seconds: float,
+    tell: Callable[[str], None],
+    peak: Callable[[], float] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """A cell for each runtime: its times and error, or `cannot` or `crashed` with the reason.
 
     Runtimes have their turns A B C A B C …, `rounds` times, or fewer (not below FEWEST_ROUNDS) once `seconds` are over.
+    Of a case with flops, `peak`, flop/s of the machine, has a turn in each round too; cells hold its median.
     """
+    limits: list[float] = []
     cells: dict[str, dict[str, Any]] = {name: {} for name in names}
     times: dict[str, list[float]] = {name: [] for name in cells}
     plans: dict[str, Plan] = {}
@@ -218,16 +229,26 @@ def measure(
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        check = Check(case, put(case, folder))
+        dense = folder / "dense"
+        usual = Check(case, put(case, folder)), folder
+        of_name: dict[str, tuple[Check, Path]] = {}
+        if case.dense is not None:
+            dense.mkdir()
+            same = replace(case, work=case.dense)
+            of_name[OWN_DENSE] = Check(same, put(same, dense)), dense
+
+        def check(name: str, worker: Asked) -> None:
+            compare, own_folder = of_name.get(name, usual)
+            compare(name, worker, own_folder, cells[name])
 
         def prepare(name: str, worker: Asked) -> None:
-            answer = worker.ask("build", folder=place)
+            answer = worker.ask("build", folder=str(of_name.get(name, usual)[1]))
             if "cannot" in answer:
                 cells[name]["cannot"] = answer["cannot"]
                 return
             worker.ask("turn", discard=0, calls=1)
             # Of a step of training only the first is comparable: the next starts from other weights.
-            check(name, worker, folder, cells[name])
+            check(name, worker)
             plans[name] = Plan.of(min(worker.ask("turn", discard=0, calls=3)["seconds"]))
 
         def turn(name: str, worker: Asked) -> None:
@@ -240,8 +261,10 @@ def measure(
 
         def finish(name: str, worker: Asked) -> None:
             if case.work["kind"] != "step":
-                check(name, worker, folder, cells[name])
+                check(name, worker)
             cells[name].update(statistics(times[name]))
+            if limits:
+                cells[name]["peak"] = median(limits)
 
         for name in cells:
             tell(f"{case.name}: preparing {name}")
@@ -251,6 +274,8 @@ def measure(
             if number >= FEWEST_ROUNDS and time.monotonic() - start > seconds:
                 break
             tell(f"{case.name}: round {number + 1} of {rounds}")
+            if case.flops is not None and peak is not None:
+                limits.append(peak())
             for name in list(plans):
                 attempt(name, lambda worker, name=name: turn(name, worker))
         for name in list(plans):
@@ -306,6 +331,13 @@ def measure_fresh(
             if times[name] and "crashed" not in cell:
                 cell.update(statistics(times[name]))
     return cells
+
+
+def fma_peak() -> float:
+    """What the machine does now, in flop/s, in about the time of a turn."""
+    from fastconv import machine
+
+    return machine.fma_rate(seconds=TURN)
 
 
 def peaks() -> dict[str, float]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.peers import recurrent
 from bench.peers.work import LEARNING_RATE, Arrays
-from fastconv import reference, testing
+from fastconv import reference, reference_rnn, testing
 from fastconv.problem import ConvProblem, Problem
 from fastconv.registry import kernels
 
@@ -58,8 +59,51 @@ def _backward(layer: dict[str, Any], x: Array, w: Array | None, gy: Array) -> tu
     raise ValueError(f"op={layer['op']!r} has no gradient here")
 
 
+def _recurrent(work: dict[str, Any], arrays: Arrays) -> list[Array]:
+    """forward: [y, h, and c of an LSTM]. gradients: [y, gx, and those of the parameters]."""
+    layer, lengths, x = work["layers"][0], recurrent.lengths(work), arrays["x"]
+    lstm = layer["op"].startswith("lstm")
+    if layer["op"] == "lstm_cell":
+        (one,) = recurrent.stack(layer)[0]
+        return list(reference_rnn.lstm(x[None], *recurrent.parameters(arrays, one), arrays["h"], arrays["c"])[1:])
+    forward = {"lstm": reference_rnn.lstm, "gru": reference_rnn.gru, "rnn": reference_rnn.rnn}[layer["op"]]
+    # No gradient of an RNN is among the cases.
+    backward = {"lstm": reference_rnn.lstm_grad, "gru": reference_rnn.gru_grad}.get(layer["op"])
+    stack, inputs, states = recurrent.stack(layer), [], []
+    for directions in stack:
+        inputs.append(x)
+        results = [
+            forward(x, *recurrent.parameters(arrays, one), lengths=lengths, reverse=one.reverse) for one in directions
+        ]
+        x = np.concatenate([y for y, *_ in results], axis=2)
+        states += [rest for _, *rest in results]
+    if work["kind"] == "forward":
+        return [x, *(np.stack(state) for state in zip(*states, strict=True))]
+    g, found = np.asarray(arrays["gy"], np.float64), []
+    for directions, given in reversed(list(zip(stack, inputs, strict=True))):
+        parts = [
+            backward(
+                given,
+                *recurrent.parameters(arrays, one),
+                *([None] * (1 + lstm)),
+                part,
+                lengths=lengths,
+                reverse=one.reverse,
+            )
+            for one, part in zip(directions, np.split(g, len(directions), axis=2), strict=True)
+        ]
+        g = sum(part["gx"] for part in parts)
+        found = [part[f"g{name}"] for part in parts for name in ("w_ih", "w_hh", "b_ih", "b_hh")] + found
+    return [x, g, *found]
+
+
 def outputs(work: dict[str, Any], arrays: Arrays) -> list[Array]:
-    """forward: [y]. gradients: [y, gx, and those of the parameters]. step: gradients of the parameters, then them."""
+    """forward: [y]. gradients: [y, gx, and those of the parameters]. step: gradients of the parameters, then them.
+
+    Of a recurrent layer, forward: [y and the last states].
+    """
+    if recurrent.is_recurrent(work):
+        return _recurrent(work, arrays)
     keep = work["kind"] != "forward"
     weights = [(arrays.get(f"{k}.weight"), arrays.get(f"{k}.bias")) for k in range(len(work["layers"]))]
     x, inputs = arrays["x"], []

@@ -8,6 +8,14 @@ kind: "forward", a network in evaluation; "gradients", forward and backward of i
 "step", one step of training with cross-entropy and SGD. Layers: conv, maxpool, avgpool, relu, tanh, flatten, linear.
 Arrays: x (n, c, h, w); "0.weight", "0.bias", … as torch.nn.Sequential's state_dict names them; gy, of the output's
 shape, for gradients; target (n), classes, for a step. All float32 but target, which is int64.
+
+A recurrent layer stands alone:
+
+    {"kind": …, "shape": [t, b, i], "layers": [{"op": "lstm", "in": i, "hidden", "layers", "bidirectional"}]}
+
+lstm, gru, or rnn with tanh, from a state of zeros; "lengths", if there, is how many steps each sequence has, and x is
+random beyond them. Outputs: y (t, b, h), zero beyond a sequence's end, then the last states h and of an LSTM c, shaped
+as torch has them; gradients begin with y alone. lstm_cell is one step: "shape": [b, i]; h and c are given and returned.
 """
 
 from __future__ import annotations
@@ -67,6 +75,12 @@ def modules(nn: Any, layers: list[dict[str, Any]]) -> list[Any]:
                 return nn.Tanh()
             case "flatten":
                 return nn.Flatten()
-        raise ValueError(f"op={layer['op']!r}: needs conv, maxpool, avgpool, linear, relu, tanh or flatten")
+            case "lstm" | "gru" | "rnn" as op:
+                recurrent = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[op]
+                sizes = (layer[name] for name in ("in", "hidden", "layers"))
+                return recurrent(*sizes, bidirectional=layer["bidirectional"])
+            case "lstm_cell":
+                return nn.LSTMCell(layer["in"], layer["hidden"])
+        raise ValueError(f"op={layer['op']!r} is not known here")
 
     return [module(layer) for layer in layers]

@@ -19,12 +19,25 @@ from fastconv import functional, ops, views
 from fastconv.autograd import Array, T, Variable, array, array_module, is_recorded, record
 from fastconv.memory import empty
 from fastconv.nn.checks import axis_of, check_classes, fraction, image_shape, not_negative, one_of, real
-from fastconv.problem import IntPair, Padding, Problem, boolean, integer, known_activation, of_gradients, same_dtype
+from fastconv.nn.ctc import REDUCTIONS as REDUCTIONS
+from fastconv.nn.ctc import ctc_greedy_decode as ctc_greedy_decode
+from fastconv.nn.ctc import ctc_loss as ctc_loss
+from fastconv.nn.embedding import embedding as embedding
+from fastconv.nn.layernorm import layer_norm as layer_norm
+from fastconv.problem import (
+    IntPair,
+    Padding,
+    Problem,
+    boolean,
+    conv_padding,
+    integer,
+    known_activation,
+    of_gradients,
+    same_dtype,
+)
 from fastconv.random import generator
 
 PAD_MODES = ("constant", "reflect", "replicate", "circular")
-REDUCTIONS = ("none", "mean", "sum")
-
 # An output size of adaptive pooling: one for both axes or (height, width), None for the input's own.
 OutputSize: TypeAlias = "int | Sequence[int | None] | None"
 # The starts and ends of an axis' windows.
@@ -120,6 +133,86 @@ def conv2d(
         (weight, grad_weight, input),
         (bias, lambda g: _bias_gradient(_shaped(g, shape))),
     )
+
+
+def single(name: str, value: object, minimum: int = 1) -> int:
+    """`value`, an int of at least `minimum` or a tuple of one, as an int."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 1:
+            raise ValueError(f"{name}={value!r}: needs an int, got {len(value)} values")
+        value = value[0]
+    return integer(name, value, minimum)
+
+
+def line_shape(x: Any) -> tuple[int, int, int]:
+    """The (N, C, L) of an array, Tensor or shape that is (N, C, L) or (C, L); ValueError otherwise."""
+    shape: tuple[Any, ...] = tuple(getattr(x, "shape", x))
+    if len(shape) not in (2, 3):
+        raise ValueError(f"input={shape}: needs shape (N, C, L) or (C, L), got {len(shape)} dimensions")
+    return shape if len(shape) == 3 else (1, *shape)
+
+
+def of_lines(
+    size: tuple[int, int, int],
+    weight: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, int], tuple[int, ...], tuple[int, int]]:
+    """conv1d as conv2d, lines as images of one row: shapes of input and weight, stride, padding, dilation.
+
+    size (N, C, L), weight (O, C/groups, K). What is wrong with lines is said here, in terms of lines.
+    """
+    n, channels, length = size
+    if len(weight) != 3 or not weight[2]:
+        raise ValueError(f"weight={weight}: needs shape (O, C/groups, K), K at least 1")
+    o, per_group, k = weight
+    step, gap, group = single("stride", stride), single("dilation", dilation), integer("groups", groups)
+    if isinstance(padding, str):
+        one_of("padding", padding, ("same", "valid"))
+        left, right = conv_padding(padding, (1, length), (1, k), (1, step), (1, gap))[2:]
+    else:
+        left = right = single("padding", padding, 0)
+    if channels != per_group * group or not channels:
+        raise ValueError(
+            f"input={size}: needs {per_group * group} channels for weight {weight} and groups={group}, got {channels}"
+        )
+    span = gap * (k - 1) + 1
+    if not length or length + left + right < span:
+        raise ValueError(
+            f"input={size}: with padding {(left, right)} its length is {length + left + right}, "
+            f"smaller than the kernel, which spans {span}"
+        )
+    return (n, channels, 1, length), (o, per_group, 1, k), (1, step), (0, 0, left, right), (1, gap)
+
+
+def conv1d(
+    input: T,
+    weight: Any,
+    bias: Any = None,
+    stride: IntPair = 1,
+    padding: Padding = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+    kept: functional.Kept | None = None,
+) -> T:
+    """Cross-correlation of lines: input (N, C, L), weight (O, C/groups, K), bias (O) -> (N, O, OL); or without N.
+
+    stride, padding and dilation are ints; padding may also be "same" (TensorFlow's rule, strided too) or "valid".
+    It is conv2d of images of one row, by the same kernels. algorithm, kept: see conv2d.
+    Source: torch.nn.functional.conv1d.
+    """
+    a = real("input", input)
+    w = real("weight", weight, a)
+    size, window, step, sides, gap = of_lines(line_shape(a), w.shape, stride, padding, dilation, groups)
+    # An array gives an array, whatever the weight is.
+    kernel = views.reshape(weight if isinstance(input, Variable) else w, window)
+    y = conv2d(views.reshape(input, size), kernel, bias, step, sides, gap, groups, algorithm=algorithm, kept=kept)
+    n, o, _, length = array(y).shape
+    return views.reshape(y, (n, o, length) if a.ndim == 3 else (o, length))
 
 
 def max_pool2d(

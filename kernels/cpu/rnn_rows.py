@@ -3,70 +3,74 @@
     h(t), c(t) = step(b + x(t)·W + h(t−1)·U, h(t−1), c(t−1))
 
 A thread takes some of the sequences through all steps, so that no thread ever waits for another. For each step and unit
-tile it sums a register tile of 6 or 4 sequences × 4 vectors, first over x(t), then over h(t−1), and does the cell's
-arithmetic on it; no buffer of gates exists, and each weight that is loaded meets all of its sequences. Sequences are
-sorted by length, the longest first, and dealt to the threads in turn: at each step those that still run come first,
-and no time is spent on padding. Weights: see rnn_pack.
+tile it sums a register tile of 6 or 4 sequences × 4 vectors, first over x(t), then over h(t−1); no buffer of gates
+exists but that of one tile, and each weight that is loaded meets all of its sequences. Sequences are sorted by length,
+the longest first, and dealt to the threads in turn: at each step those that still run come first, and no time is spent
+on padding. Weights: see rnn_pack.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import numpy as np
-
 from fastconv import threads
 from fastconv.kernels.cpu import rnn_pack
-from fastconv.kernels.cpu.gemm import NO_BIAS as NOTHING
-from fastconv.kernels.cpu.host import VECTOR_REGISTERS
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
+from fastconv.kernels.cpu.rnn_forward import (
+    FEWER,
+    MOST,
+    make_finish,
+    pointwise_cost,
+    register,
+    rows_of,
+    stride_of,
+    table_of,
+)
 from fastconv.kernels.cpu.rnn_pack import padded, tiles_of, width_of
 from fastconv.kernels.cpu.simd import flush_denormals, lanes, quotient, restore_denormals
 from fastconv.kernels.cpu.team import parallel, take
 from fastconv.kernels.cpu.tiles import listed_rows, outer_into, repeated, row_offsets, store_whole
 from fastconv.problem import SAVED
-from fastconv.registry import kernel
-
-# Rows of a register tile, of which four vectors are summed: what leaves registers for the weights and a broadcast.
-MOST, FEWER = (6, 4) if VECTOR_REGISTERS == 32 else (2, 1)
 
 # Sequences that a thread takes through all steps at once; more of them would not meet their states in the cache again.
 _TOGETHER = 48
 
 
-@inner
-def rows_of(left):
-    """How many rows the next tile has for the `left` that remain, so that few are computed in vain."""
-    return MOST if left > 2 * FEWER or FEWER < left <= MOST else FEWER
-
-
-def _make_products(rows, cell):
+def _make_tile(rows, cell, finish):
     of_x, of_h, vectors = cell.of_x, cell.of_h, cell.vectors
 
     @inner
-    def products(x, xi, table, row, n, features, u, at, bias, work, hi, pitch, depth, buffer):
-        """work.flat[buffer:] = a tile of the n rows from `row` on: bias + x·W + h(t−1)·U.
+    def make_tile(x, of_x_rows, of_weights, hi, depth, buffer, waiting, arrays, places, sizes):
+        """work.flat[buffer:] = bias + x·W + h(t−1)·U of some rows, and meanwhile finish those that wait.
 
-        Row r of x begins at table.flat[row + r] + xi, of h at hi + r·pitch in work; depth: elements of h.
+        of_x_rows: where rows begin in the table, how many there are, what to add, features; hi: where h(t−1) of the
+        first one is; depth: elements of h.
         """
+        work, u, _, _, table = arrays
+        start, n, xi, features = of_x_rows
+        at, bias = of_weights
+        pitch = places[5]
         step = vectors * lanes(u)
         tile = repeated(u, bias, rows, 4)
-        places = listed_rows(tile, table, row, n)
+        starts = listed_rows(tile, table, start, n)
         for k in range(features):
-            tile = outer_into(tile, x, xi + k, places, u, at + k * step, of_x)
+            tile = outer_into(tile, x, xi + k, starts, u, at + k * step, of_x)
         at += features * step
-        places = row_offsets(tile, n, pitch)
-        for k in range(depth):
-            tile = outer_into(tile, work, hi + k, places, u, at + k * step, of_h)
+        starts = row_offsets(tile, n, pitch)
+        part = quotient(depth, waiting[2] + 1)
+        for r in range(waiting[2]):
+            for k in range(r * part, r * part + part):
+                tile = outer_into(tile, work, hi + k, starts, u, at + k * step, of_h)
+            finish(r, waiting, arrays, places, sizes)
+        for k in range(waiting[2] * part, depth):
+            tile = outer_into(tile, work, hi + k, starts, u, at + k * step, of_h)
         store_whole(tile, work, buffer, 4 * lanes(u), False)
 
-    return products
+    return make_tile
 
 
 def _make_worker(cell):
-    step, tile_units = cell.step, cell.tile_units
-    most, fewer = _make_products(MOST, cell), _make_products(FEWER, cell)
+    finish, tile_units = make_finish(cell), cell.tile_units
+    most, fewer = _make_tile(MOST, cell, finish), _make_tile(FEWER, cell, finish)
 
     @njit
     def rows_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, table, sizes, layout, work):
@@ -75,11 +79,11 @@ def _make_worker(cell):
         rows, steps, features, h, directions, stride, blocks, saves, option, share = sizes
         tiles, tile_size, biases, peepholes = layout
         width = lanes(u)
-        units = tile_units * width
-        pitch = tiles * units
-        # A thread's memory: the gates of a tile, then h of two steps, then c.
-        buffer = thread * share
-        states = buffer + 4 * width * MOST
+        pitch, gates = tiles * tile_units * width, 4 * width
+        arrays = (work, u, y, saved, table)
+        # A thread's memory: the gates of two tiles, then h of two steps, then c.
+        buffers = thread * share
+        states = buffers + 2 * gates * MOST
         while True:
             piece = take(counter, thread, directions * blocks)
             if piece < 0:
@@ -92,6 +96,8 @@ def _make_worker(cell):
             starts = 4 * direction * rows + begin
             numbers, indices, lengths = starts + rows, starts + 2 * rows, starts + 3 * rows
             forth = -stride if direction else stride
+            of_step = (direction, directions, direction * rows * steps, saves, h, option)
+            of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
             for r in range(count):
                 given = (direction * rows + table[indices + r]) * h
                 for k in range(pitch):
@@ -105,31 +111,30 @@ def _make_worker(cell):
                     break
                 h_from = states + (now & 1) * count * pitch
                 h_to = states + (1 - (now & 1)) * count * pitch
+                places = (numbers, now * forth, h_from, h_to, cells, pitch, of_peepholes)
                 # Nothing to multiply with at the first step, unless states were given.
                 depth = h if now or h0.size else 0
+                waiting = (0, 0, 0, buffers)
+                other = buffers + gates * MOST
                 for tile in range(tiles):
                     number = direction * tiles + tile
-                    at, bias = number * tile_size, biases + number * 4 * width
-                    peep = peepholes + number * 3 * width if peepholes else -1
-                    unit = tile * units
+                    of_weights = (number * tile_size, biases + number * gates)
                     row = 0
                     while row < running:
-                        n = rows_of(running - row)
-                        of_x = (x, now * forth * features, table, starts + row, min(n, running - row), features)
-                        of_h = (u, at, bias, work, h_from + row * pitch, pitch, depth, buffer)
-                        if n > FEWER:
-                            most(*of_x, *of_h)
+                        wanted = rows_of(running - row)
+                        n = min(wanted, running - row)
+                        of_rows = (starts + row, n, now * forth * features, features)
+                        of_h = (h_from + row * pitch, depth, other)
+                        if wanted > FEWER:
+                            most(x, of_rows, of_weights, *of_h, waiting, arrays, places, of_step)
                         else:
-                            fewer(*of_x, *of_h)
-                        n = min(n, running - row)
-                        for r in range(n):
-                            place = (row + r) * pitch + unit
-                            line = table[numbers + row + r] + now * forth
-                            gates, yi = buffer + r * 4 * width, (line * directions + direction) * h + unit
-                            si = (direction * rows * steps + line) * saves * h + unit
-                            of_states = (h_from + place, h_to + place, cells + place)
-                            step(work, gates, u, peep, *of_states, y, yi, h - unit, saved, si, h, option)
+                            fewer(x, of_rows, of_weights, *of_h, waiting, arrays, places, of_step)
+                        former = waiting[3]
+                        waiting = (tile, row, n, other)
+                        other = former
                         row += n
+                for r in range(waiting[2]):
+                    finish(r, waiting, arrays, places, of_step)
             for r in range(count):
                 given = (direction * rows + table[indices + r]) * h
                 last = states + ((table[lengths + r] & 1) * count + r) * pitch
@@ -151,99 +156,27 @@ def blocks_of(p, team):
     return min(blocks, p.b)
 
 
-def stride_of(p):
-    """Rows of x from one step to the next."""
-    return 1 if p.batch_first else p.b
-
-
-def even(p):
-    """The lengths of sequences that all have p.t steps."""
-    return np.full(p.b, p.t)
-
-
-def table_of(p, lengths, blocks):
-    """`table` of rows of x, of the lengths where there are such."""
-    return table(p, lengths, blocks, p.i) if p.ragged else _even_table(p, blocks)
-
-
-@lru_cache(maxsize=256)
-def _even_table(p, blocks):
-    return table(p, even(p), blocks, p.i)
-
-
-def table(p, lengths, blocks, width):
-    """For each direction, in the order of the blocks: where the first step of a sequence begins in an array with rows
-    as x has them, `width` apart; the number of that row; the sequence's number; its length."""
-    # Dealt in turn, the longest first, so that all blocks have the same work and each has its longest first.
-    longest_first = np.argsort(-lengths, kind="stable")
-    order = np.concatenate([longest_first[block::blocks] for block in range(blocks)])
-    own = lengths[order]
-    places = np.empty((p.directions, 4, p.b), np.int64)
-    for d in range(p.directions):
-        first = order * (p.t if p.batch_first else 1) + d * (own - 1) * stride_of(p)
-        places[d] = first * width, first, order, own
-    return places.reshape(-1)
-
-
-def clear_padding(p, lengths, *arrays):
-    """What stands beyond the ends of sequences is zero."""
-    if p.ragged and lengths.min(initial=p.t) < p.t:
-        for array in arrays:
-            array.fill(0)
-
-
-def share_of(p):
+def _share(p):
     """Elements of scratch that a thread needs."""
-    return 4 * width_of(p) * MOST + 3 * min(p.b, _TOGETHER) * padded(p)
-
-
-def scratch(p):
-    """Elements of scratch, for any number of threads, with room for packed weights."""
-    return threads.available() * share_of(p) + rnn_pack.size(p)
+    return 8 * width_of(p) * MOST + 3 * min(p.b, _TOGETHER) * padded(p)
 
 
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
 
 
-def _run(p, x, weights, h0, c0, lengths, y, hn, cn, saved, scratch, u):
-    if u is None:
-        u = scratch[threads.available() * share_of(p) :][: rnn_pack.size(p)]
-        rnn_pack.prepare(p, *weights, u)
-    clear_padding(p, lengths, y, saved)
+def _run(p, arrays, lengths, scratch):
     team = threads.team(p.flops, p.b * p.directions)
     blocks = blocks_of(p, team)
-    saves = SAVED[p.cell]
-    sizes = (p.b, p.t, p.i, p.h, p.directions, stride_of(p), blocks, saves, option_of(p), share_of(p))
+    sizes = (p.b, p.t, p.i, p.h, p.directions, stride_of(p), blocks, SAVED[p.cell], option_of(p), _share(p))
     tile, biases, peepholes, _ = rnn_pack.layout(p)
     layout = (tiles_of(p), tile, biases, peepholes if p.peephole else 0)
-    arrays = [array.reshape(-1) for array in (h0, c0, y, hn, cn, saved)]
-    table = table_of(p, lengths, blocks)
-    parallel(_WORKERS[p.cell], team, x.reshape(-1), u, *arrays, table, sizes, layout, scratch)
-
-
-def _forward(p, x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, scratch, u=None):
-    weights = (w_ih, w_hh, b_ih, b_hh, peephole)
-    _run(p, x, weights, h0, c0, lengths, y, hn, cn, NOTHING[p.dtype], scratch, u)
-
-
-def _train(p, x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, saved, scratch, u=None):
-    _run(p, x, (w_ih, w_hh, b_ih, b_hh, peephole), h0, c0, lengths, y, hn, cn, saved, scratch, u)
-
-
-def _prepare_cost(p):
-    # Packing moves each weight twice, about eight bytes a cycle of a multiply-add in all lanes.
-    return 8.0 * rnn_pack.size(p)
+    parallel(_WORKERS[p.cell], team, *arrays, table_of(p, lengths, blocks), sizes, layout, scratch)
 
 
 def _cost(p):
-    # Rows computed in vain, the cell's arithmetic, and a call.
-    tiles = sum(1.0 for _ in range(p.b // MOST)) * MOST + (FEWER if p.b % MOST else 0)
-    pointwise = 120.0 * p.t * p.b * p.directions * padded(p)
-    return 1.05 * p.flops * max(tiles, 2 * FEWER) / max(p.b, 1) + pointwise + _prepare_cost(p) + 40_000
+    # A tile of few rows waits for weights.
+    rows = max(p.b, 2 * FEWER) / max(p.b, 1)
+    return 1.05 * p.flops * rows + pointwise_cost(p) + 40_000
 
 
-for _name in CELLS:
-    _made = {"prepare": rnn_pack.prepare, "prepared": rnn_pack.size, "prepare_cost": _prepare_cost}
-    _options = {"limit": 1.0, "cost": _cost, "scratch": scratch, **_made}
-    kernel(f"{_name}/rows/cpu", **_options)(_forward)
-    kernel(f"{_name}_train/rows/cpu", **_options)(_train)
+register("rows", _run, lambda p: threads.available() * _share(p), _cost)

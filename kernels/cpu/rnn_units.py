@@ -13,16 +13,23 @@ import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu import rnn_pack
-from fastconv.kernels.cpu.gemm import NO_BIAS as NOTHING
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
+from fastconv.kernels.cpu.rnn_forward import (
+    FEWER,
+    MOST,
+    make_finish,
+    pointwise_cost,
+    register,
+    rows_of,
+    stride_of,
+    table_of,
+)
 from fastconv.kernels.cpu.rnn_pack import padded, tiles_of, width_of
-from fastconv.kernels.cpu.rnn_rows import FEWER, MOST, clear_padding, rows_of, stride_of, table_of
 from fastconv.kernels.cpu.simd import flush_denormals, lanes, quotient, restore_denormals
 from fastconv.kernels.cpu.team import gather, keep_step, new_lines, parallel
 from fastconv.kernels.cpu.tiles import listed_rows, load_whole, outer_into, repeated, row_offsets, store_whole
 from fastconv.problem import SAVED
-from fastconv.registry import kernel
 
 # Rows of x that are multiplied at once.
 _AHEAD = 48
@@ -50,16 +57,22 @@ def _make_inputs(rows, cell):
     return inputs
 
 
-def _make_recurrent(rows, cell):
+def _make_recurrent(rows, cell, finish):
     of_h, vectors = cell.of_h, cell.vectors
 
     @inner
-    def recurrent(work, at_x, n, hi, pitch, depth, u, at, buffer):
-        """work.flat[buffer:] = what stands at at_x + h(t−1)·U, of n sequences."""
+    def recurrent(at_x, n, hi, depth, at, buffer, waiting, arrays, places, sizes):
+        """work.flat[buffer:] = what stands at at_x + h(t−1)·U, of n sequences, and meanwhile finish those that wait."""
+        work, u = arrays[0], arrays[1]
         tile = load_whole(work, at_x, 4 * lanes(u), rows, 4)
-        starts = row_offsets(tile, n, pitch)
+        starts = row_offsets(tile, n, places[5])
         step = vectors * lanes(u)
-        for k in range(depth):
+        part = quotient(depth, waiting[2] + 1)
+        for r in range(waiting[2]):
+            for k in range(r * part, r * part + part):
+                tile = outer_into(tile, work, hi + k, starts, u, at + k * step, of_h)
+            finish(r, waiting, arrays, places, sizes)
+        for k in range(waiting[2] * part, depth):
             tile = outer_into(tile, work, hi + k, starts, u, at + k * step, of_h)
         store_whole(tile, work, buffer, 4 * lanes(u), False)
 
@@ -67,9 +80,9 @@ def _make_recurrent(rows, cell):
 
 
 def _make_worker(cell):
-    step, tile_units, vectors = cell.step, cell.tile_units, cell.vectors
+    finish, tile_units, vectors = make_finish(cell), cell.tile_units, cell.vectors
     most_inputs, fewer_inputs = _make_inputs(MOST, cell), _make_inputs(FEWER, cell)
-    one, two, few, many = (_make_recurrent(rows, cell) for rows in (1, 2, FEWER, MOST))
+    one, two, few, many = (_make_recurrent(rows, cell, finish) for rows in (1, 2, FEWER, MOST))
 
     @njit
     def units_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, table, places, lines, sizes, layout, work):
@@ -90,10 +103,13 @@ def _make_worker(cell):
         own = cells + rows * pitch + begin * ahead * rows * gates
         buffer = cells + rows * pitch + (tiles * ahead * rows + MOST) * gates + thread * 2 * MOST * gates
         passed = 0
+        arrays = (work, u, y, saved, table)
         for direction in range(directions):
             starts = 4 * direction * rows
             numbers, indices, lengths = starts + rows, starts + 2 * rows, starts + 3 * rows
             forth = -stride if direction else stride
+            of_step = (direction, directions, direction * rows * steps, saves, h, option)
+            of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
             for r in range(rows):
                 given = (direction * rows + table[indices + r]) * h
                 for k in range(begin * units, end * units):
@@ -134,14 +150,15 @@ def _make_worker(cell):
                             row += n
                 h_from = (now & 1) * rows * pitch
                 h_to = (1 - (now & 1)) * rows * pitch
+                of_states = (numbers, now * forth, h_from, h_to, cells, pitch, of_peepholes)
                 depth = h if now or h0.size else 0
+                waiting = (0, 0, 0, buffer)
+                other = buffer + MOST * gates
                 for turn in range(begin, end):
                     tile = end - 1 + begin - turn if now & 1 else turn
-                    number = direction * tiles + tile
-                    at = number * tile_size + features * vectors * width
-                    peep = peepholes + number * 3 * width if peepholes else -1
+                    at = (direction * tiles + tile) * tile_size + features * vectors * width
                     of_x = own + ((tile - begin) * ahead * rows + slot * chunk_rows) * gates
-                    args = (work, of_x, running, h_from, pitch, depth, u, at, buffer)
+                    args = (of_x, running, h_from, depth, at, other, waiting, arrays, of_states, of_step)
                     if running == 1:
                         one(*args)
                     elif running == 2:
@@ -150,14 +167,11 @@ def _make_worker(cell):
                         few(*args)
                     else:
                         many(*args)
-                    unit = tile * units
-                    for r in range(running):
-                        place = r * pitch + unit
-                        line = table[numbers + r] + now * forth
-                        yi = (line * directions + direction) * h + unit
-                        si = (direction * rows * steps + line) * saves * h + unit
-                        of_states = (h_from + place, h_to + place, cells + place)
-                        step(work, buffer + r * gates, u, peep, *of_states, y, yi, h - unit, saved, si, h, option)
+                    former = waiting[3]
+                    waiting = (tile, 0, running, other)
+                    other = former
+                for r in range(waiting[2]):
+                    finish(r, waiting, arrays, of_states, of_step)
                 passed += 1
                 keep_step(thread, team, lines, passed)
             for r in range(rows):
@@ -184,60 +198,32 @@ def _memory(p):
     return 3 * p.b * padded(p) + of_x + threads.available() * 2 * MOST * gates
 
 
-def scratch(p):
-    """Elements of scratch, with room for packed weights."""
-    return _memory(p) + rnn_pack.size(p)
-
-
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
 
 
-def _run(p, x, weights, h0, c0, lengths, y, hn, cn, saved, scratch, u):
-    if u is None:
-        u = scratch[_memory(p) :][: rnn_pack.size(p)]
-        rnn_pack.prepare(p, *weights, u)
-    clear_padding(p, lengths, y, saved)
-    flops = p.flops / max(p.t * p.directions, 1)
-    team = threads.team(p.flops, tiles_of(p)) if flops >= _ALONE_BELOW or threads.is_eager() else 1
-    patience = int(min(_LONGEST, p.flops * _PATIENCE)) if not threads.is_eager() else 100 * _LONGEST
+def _run(p, arrays, lengths, scratch):
+    flops, eager = p.flops / max(p.t * p.directions, 1), threads.is_eager()
+    team = threads.team(p.flops, tiles_of(p)) if flops >= _ALONE_BELOW or eager else 1
+    patience = 100 * _LONGEST if eager else int(min(_LONGEST, p.flops * _PATIENCE))
     ahead = _ahead(p)
     sizes = (p.b, p.t, p.i, p.h, p.directions, stride_of(p), SAVED[p.cell], option_of(p), patience, ahead)
     tile, biases, peepholes, _ = rnn_pack.layout(p)
     layout = (tiles_of(p), tile, biases, peepholes if p.peephole else 0)
-    arrays = [array.reshape(-1) for array in (h0, c0, y, hn, cn, saved)]
     places = np.empty(team * ahead * p.b, np.int64)
     rest = (table_of(p, lengths, 1), places, new_lines(team), sizes, layout, scratch)
-    parallel(_WORKERS[p.cell], team, x.reshape(-1), u, *arrays, *rest)
-
-
-def _forward(p, x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, scratch, u=None):
-    weights = (w_ih, w_hh, b_ih, b_hh, peephole)
-    _run(p, x, weights, h0, c0, lengths, y, hn, cn, NOTHING[p.dtype], scratch, u)
-
-
-def _train(p, x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, saved, scratch, u=None):
-    _run(p, x, (w_ih, w_hh, b_ih, b_hh, peephole), h0, c0, lengths, y, hn, cn, saved, scratch, u)
-
-
-def _prepare_cost(p):
-    return 8.0 * rnn_pack.size(p)
+    parallel(_WORKERS[p.cell], team, *arrays, *rest)
 
 
 def _cost(p):
     # Reading U at each step takes about as long as ten flops for each element.
     weights = 10.0 * p.t * p.directions * p.gates * p.h * p.h
-    pointwise = 120.0 * p.t * p.b * p.directions * padded(p)
     inputs = 1.1 * 2.0 * p.t * p.b * p.directions * p.gates * p.h * p.i
     products = 2.0 * p.t * p.b * p.directions * p.gates * p.h * p.h
-    return inputs + max(weights, 1.1 * products) + pointwise + _prepare_cost(p) + 40_000
+    return inputs + max(weights, 1.1 * products) + pointwise_cost(p) + 40_000
 
 
 def _unsupported(p):
     return None if p.b <= MOST else f"{p.b} sequences, needs at most {MOST}"
 
 
-for _name in CELLS:
-    _made = {"prepare": rnn_pack.prepare, "prepared": rnn_pack.size, "prepare_cost": _prepare_cost}
-    _options = {"limit": 1.0, "cost": _cost, "scratch": scratch, "unsupported": _unsupported, **_made}
-    kernel(f"{_name}/units/cpu", **_options)(_forward)
-    kernel(f"{_name}_train/units/cpu", **_options)(_train)
+register("units", _run, _memory, _cost, _unsupported)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import fastconv
+from bench.peers.recurrent import flat, is_recurrent, lengths
 from bench.peers.work import LEARNING_RATE, Arrays, Prepared, modules
 from fastconv import nn, optim
 
@@ -31,12 +32,26 @@ def _kernel(net: Any, x: np.ndarray) -> str:
     return fastconv.registry.choose(net.operations[0], net.problem(x), kept=hasattr(net, "_kept")).name
 
 
+def _recurrent(net: Any, work: dict[str, Any], arrays: Arrays) -> Prepared:
+    """A recurrent layer or cell in evaluation."""
+    net.eval()
+    x, sizes = arrays["x"], lengths(work)
+    if "h" in arrays:
+        state = arrays["h"], arrays["c"]
+        return Prepared(lambda: net(x, state), flat, lambda: _kernel(net, x))
+    if sizes is not None:
+        return Prepared(lambda: net(x, lengths=sizes), flat, lambda: _kernel(net, x))
+    return Prepared(lambda: net(x), flat, lambda: _kernel(net, x))
+
+
 def build(work: dict[str, Any], arrays: Arrays, folder: str) -> Prepared:
     layers = modules(nn, work["layers"])
     net = nn.Sequential(*layers)
     net.load_state_dict({name: array for name, array in arrays.items() if "." in name})
     # A single layer is called as such, without a container around it.
     net = layers[0] if len(layers) == 1 else net
+    if work["kind"] == "forward" and is_recurrent(work):
+        return _recurrent(net, work, arrays)
     if work["kind"] == "forward":
         net.eval()
         if len(layers) > 1 and hasattr(nn, "fuse"):
@@ -47,11 +62,12 @@ def build(work: dict[str, Any], arrays: Arrays, folder: str) -> Prepared:
     parameters = list(net.parameters())
     if work["kind"] == "gradients":
         x, gy = fastconv.tensor(arrays["x"], requires_grad=True), fastconv.tensor(arrays["gy"])
+        recurrent = is_recurrent(work)
 
         def call() -> Any:
             x.grad = None
             net.zero_grad()
-            y = net(x)
+            y = net(x)[0] if recurrent else net(x)
             y.backward(gy)
             return y
 

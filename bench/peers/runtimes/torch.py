@@ -1,4 +1,7 @@
-"""PyTorch, eager, NCHW; torch_channels_last is the same with everything in its other layout."""
+"""PyTorch, eager, NCHW; torch_channels_last is the same with everything in its other layout.
+
+Sequences of different lengths are packed before the time starts, and the output is padded again after it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from bench.peers.recurrent import flat, is_recurrent, lengths
 from bench.peers.work import LEARNING_RATE, Arrays, Prepared, modules
 
 
@@ -18,6 +23,25 @@ def threads(count: int) -> int:
 
 def version() -> str:
     return f"torch {torch.__version__}"
+
+
+def _recurrent(net: Any, work: dict[str, Any], arrays: Arrays) -> Prepared:
+    """A recurrent layer or cell in evaluation."""
+    net.eval()
+    x, sizes = torch.from_numpy(arrays["x"]), lengths(work)
+    if "h" in arrays:
+        state = torch.from_numpy(arrays["h"]), torch.from_numpy(arrays["c"])
+        return Prepared(lambda: net(x, state), lambda found: [part.numpy() for part in found])
+    if sizes is not None:
+        x = pack_padded_sequence(x, torch.from_numpy(sizes), enforce_sorted=False)
+
+    def read(found: Any) -> list[np.ndarray]:
+        y, states = found
+        if isinstance(y, PackedSequence):
+            y, _ = pad_packed_sequence(y, total_length=work["shape"][0])
+        return [part.numpy() for part in flat((y, states))]
+
+    return Prepared(lambda: net(x), read)
 
 
 def build(
@@ -31,6 +55,8 @@ def build(
     net = (layers[0] if len(layers) == 1 else net).to(memory_format=layout)
     # A user of channels_last has the input so already.
     x = torch.from_numpy(arrays["x"]).contiguous(memory_format=layout)
+    if work["kind"] == "forward" and is_recurrent(work):
+        return _recurrent(net, work, arrays)
     if work["kind"] == "forward":
         net.eval()
         return Prepared(lambda: net(x), lambda y: [y.contiguous().numpy()])
@@ -38,12 +64,12 @@ def build(
     parameters = list(net.parameters())
     if work["kind"] == "gradients":
         x.requires_grad_()
-        gy = torch.from_numpy(arrays["gy"]).contiguous(memory_format=layout)
+        gy, recurrent = torch.from_numpy(arrays["gy"]).contiguous(memory_format=layout), is_recurrent(work)
 
         def call() -> Any:
             x.grad = None
             net.zero_grad()
-            y = net(x)
+            y = net(x)[0] if recurrent else net(x)
             y.backward(gy)
             return y
 

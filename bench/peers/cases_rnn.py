@@ -1,0 +1,77 @@
+"""The recurrent cases of `make bench-rnn`. Sizes are (t, b, input, hidden, layers): steps, sequences, features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bench.peers import recurrent
+from bench.peers.cases import Case
+
+# The sizes of the cases that the FMA peak limits, and of a reader of spoken vowels, whose series differ in length.
+WIDE = (30, 32, 300, 512, 2)
+VOWELS = (30, 32, 12, 64, 1)
+
+
+def work(
+    op: str, t: int, b: int, inputs: int, hidden: int, layers: int, kind: str = "forward", bidirectional: bool = False
+) -> dict[str, Any]:
+    """A recurrent layer's work."""
+    layer = {"op": op, "in": inputs, "hidden": hidden, "layers": layers, "bidirectional": bidirectional}
+    return {"kind": kind, "shape": [t, b, inputs], "layers": [layer]}
+
+
+def drawn_lengths(t: int, b: int, seed: int = 0) -> list[int]:
+    """Random lengths from t/2 to t in random order, with one of t; their mean is exactly ¾·t."""
+    if t % 2 or b % 2:
+        raise ValueError(f"t={t}, b={b}: both must be even")
+    generator = np.random.default_rng(seed)
+    half = generator.integers(t // 2, t + 1, b // 2)
+    half[0] = t
+    # Each length has its mirror image.
+    both = np.concatenate([half, t + t // 2 - half])
+    return [int(length) for length in generator.permutation(both)]
+
+
+def _forward(name: str, op: str, *sizes: int, **bars: Any) -> Case:
+    given = work(op, *sizes)
+    return Case(name, given, flops=recurrent.flops(given), **bars)
+
+
+def _lengths(name: str, op: str, *sizes: int, bidirectional: bool = False) -> Case:
+    dense = work(op, *sizes, bidirectional=bidirectional)
+    given = {**dense, "lengths": drawn_lengths(*sizes[:2])}
+    # The bar is of torch's packed sequence. The others that take lengths are shown.
+    bars: dict[str, Any] = {"ratio": 0.40, "against": ("torch",), "dense": dense, "per_step": 1.10}
+    return Case(name, given, flops=recurrent.flops(given), **bars)
+
+
+def _gradients(name: str, op: str, ratio: float, *sizes: int, bidirectional: bool = False) -> Case:
+    return Case(name, work(op, *sizes, "gradients", bidirectional), ratio, peers=("torch",))
+
+
+def _cases() -> list[Case]:
+    cell = {"kind": "forward", "shape": [1, 128], "layers": [{"op": "lstm_cell", "in": 128, "hidden": 128}]}
+    small = (29, 32, 12, 64, 1)
+    return [
+        _forward("lstm_1", "lstm", 30, 1, 300, 512, 2, ratio=0.80),
+        _forward("lstm_small", "lstm", 100, 1, 64, 128, 1, ratio=0.60),
+        _forward("gru_1", "gru", 30, 1, 300, 512, 2, ratio=0.75),
+        _forward("gru_small", "gru", 100, 16, 64, 128, 1, ratio=0.72),
+        _forward("lstm_32", "lstm", *WIDE, ratio=0.97, share=0.93),
+        _forward("gru_32", "gru", *WIDE, ratio=0.90, share=0.93),
+        _forward("rnn_32", "rnn", *WIDE),
+        _lengths("lstm_lengths", "lstm", *WIDE),
+        _lengths("gru_lengths", "gru", *WIDE),
+        _lengths("bilstm_lengths", "lstm", *VOWELS, bidirectional=True),
+        Case("lstm_cell", cell, seconds=9e-6, flops=recurrent.flops(cell), peers=("torch",)),
+        _gradients("lstm_32_grad", "lstm", 0.75, *WIDE),
+        _gradients("gru_32_grad", "gru", 0.62, *WIDE),
+        _gradients("bilstm_grad", "lstm", 0.50, *small, bidirectional=True),
+        _gradients("bigru_grad", "gru", 0.25, *small, bidirectional=True),
+    ]
+
+
+CASES: Mapping[str, Case] = {case.name: case for case in _cases()}

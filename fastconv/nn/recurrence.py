@@ -1,0 +1,81 @@
+"""Recurrent layers by their kernels: from parameters and states to a problem, and onto the tape.
+
+`fastconv.nn.steps` does the options that no kernel has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastconv import functional
+from fastconv.autograd import Array, Variable, array, is_recorded, record_all
+from fastconv.functional import Kept, bound, prepared
+from fastconv.problem import RecurrentProblem
+from fastconv.registry import choose
+
+# The parameters that kernels know, in the order of their operations' weights.
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_pc")
+
+_NO_LENGTHS = np.empty(0, np.int64)
+
+
+def _stacked(arrays: Sequence[Array]) -> Array:
+    """The arrays of both directions as one; that of a single direction without a copy."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+
+
+def run(
+    p: RecurrentProblem,
+    x: Any,
+    weights: Sequence[Mapping[str, Any]],
+    states: Sequence[Any] | None,
+    lengths: Array | None,
+    algorithm: str,
+    kept: Kept | None,
+) -> tuple[Any, tuple[Any, ...]]:
+    """(y, states at the end) of problem p; weights: of each direction its parameters, by their names in PARAMETERS.
+
+    All as x is, arrays or Tensors. kept: what the layer keeps of its weights between calls.
+    """
+    named = [[one[name] for one in weights if name in one] for name in PARAMETERS]
+    given = list(states or ())
+    recorded = is_recorded(x, *given, *(w for each in named for w in each))
+    kernel = choose(p.cell + ("_train" if recorded else ""), p, algorithm, kept=kept is not None and not recorded)
+    call = bound(kernel, p)
+    none = call.none
+    made = kept is not None and not recorded and kept.has(kernel)
+    # Where all that a kernel reads of the weights is kept, they need not be laid beside each other.
+    arrays = [
+        none if not each or (made and len(each) > 1) else prepared(_stacked([array(w) for w in each])) for each in named
+    ]
+    begin = [prepared(array(state)) for state in given] + [none] * (2 - len(given))
+    a = prepared(array(x))
+    counts = _NO_LENGTHS if lengths is None else lengths
+    results = call((a, *arrays, *begin, counts), None if recorded else kept)
+    y, *ends = results[:3]
+    count = 2 if p.cell == "lstm" else 1
+    if not recorded:
+        plain = record_all(x, [y, *ends[:count]], (), lambda _: ())
+        return plain[0], tuple(plain[1:])
+
+    sources = [x, *given, *(w for each in named for w in each)]
+
+    def gradients(of: list[Array | None]) -> list[Array]:
+        gy, *gs = of
+        gy = np.zeros(p.output_shape, p.dtype) if gy is None else gy
+        if any(g is not None and g.dtype != p.dtype for g in (gy, *gs)):
+            raise TypeError(f"gradient: needs dtype {p.dtype}, as the forward pass had, got {gy.dtype}")
+        back = [none if g is None else prepared(g) for g in (*gs, *[None] * (2 - count))]
+        back_call = bound(choose(p.cell + "_grad", p), p)
+        inputs = (a, arrays[0], arrays[1], arrays[4], results[3], prepared(gy), *back, counts)
+        gx, *of_weights, gh0, gc0 = back_call(inputs)
+        order = [of_weights[k] for k in (0, 1, 2, 3, 4)]
+        parts = [g[d] for g, each in zip(order, named, strict=True) for d in range(len(each))]
+        return [gx, *[gh0, gc0][: len(given)], *parts]
+
+    saved = [v for v in sources if isinstance(v, Variable)]
+    out = record_all(x, [y, *ends[:count]], sources, gradients, *saved)
+    return out[0], tuple(out[1:])
