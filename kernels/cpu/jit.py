@@ -168,7 +168,7 @@ def _cached(dispatcher):
     return dispatcher
 
 
-_OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cfunc_wrapper": True}
+_OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": False}
 
 
 def njit(function):

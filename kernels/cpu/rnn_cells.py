@@ -60,23 +60,34 @@ def get(x, at, left):
     return load(x, at) if left >= lanes(x) else load_first(x, at, left)
 
 
-# On the way: work.flat[at:] holds the tile's four vectors of one row, h_from and h_to are where h(t−1) and h(t) of the
-# tile's units stand in work, c where c does; left units are left. y and saved are stored at yi and si.
+# On the way, for one row: work.flat[at:] holds the tile's four vectors, h_from and h_to are where h(t−1) and h(t) of the
+# tile's units stand in work, c where c does; left units are left. y and saved are stored at yi and si. `gates` does in
+# place what waits for nothing else, for all rows before `step` does the rest: then the processor finds enough to do.
+
+
+@inner
+def _lstm_gates(work, at, u, peep, c):
+    width = lanes(work)
+    i, f = load(work, at), load(work, at + width)
+    if peep >= 0:
+        old = load(work, c)
+        i, f = fma(load(u, peep), old, i), fma(load(u, peep + width), old, f)
+    store(work, at, sigmoid(i))
+    store(work, at + width, sigmoid(f))
+    store(work, at + 2 * width, tanh(load(work, at + 2 * width)))
+    if peep < 0:
+        store(work, at + 3 * width, sigmoid(load(work, at + 3 * width)))
 
 
 @inner
 def _lstm_step(work, at, u, peep, h_from, h_to, c, y, yi, left, saved, si, h, option):
     width = lanes(work)
     old = load(work, c)
-    i, f, o = load(work, at), load(work, at + width), load(work, at + 3 * width)
-    if peep >= 0:
-        i, f = fma(load(u, peep), old, i), fma(load(u, peep + width), old, f)
-    i, f = sigmoid(i), sigmoid(f)
-    g = tanh(load(work, at + 2 * width))
+    i, f = load(work, at), load(work, at + width)
+    g, o = load(work, at + 2 * width), load(work, at + 3 * width)
     new = fma(f, old, mul(i, g))
     if peep >= 0:
-        o = fma(load(u, peep + 2 * width), new, o)
-    o = sigmoid(o)
+        o = sigmoid(fma(load(u, peep + 2 * width), new, o))
     s = new if option else tanh(new)
     out = mul(o, s)
     if saved.size:
@@ -93,11 +104,17 @@ def _lstm_step(work, at, u, peep, h_from, h_to, c, y, yi, left, saved, si, h, op
 
 
 @inner
+def _gru_gates(work, at, u, peep, c):
+    width = lanes(work)
+    store(work, at, sigmoid(load(work, at)))
+    store(work, at + width, sigmoid(load(work, at + width)))
+
+
+@inner
 def _gru_step(work, at, u, peep, h_from, h_to, c, y, yi, left, saved, si, h, option):
     width = lanes(work)
     old, q = load(work, h_from), load(work, at + 3 * width)
-    r = sigmoid(load(work, at))
-    z = sigmoid(load(work, at + width))
+    r, z = load(work, at), load(work, at + width)
     n = tanh(fma(r, q, load(work, at + 2 * width)))
     out = fma(z, sub(old, n), n)
     if saved.size:
@@ -108,6 +125,11 @@ def _gru_step(work, at, u, peep, h_from, h_to, c, y, yi, left, saved, si, h, opt
         put(saved, si + 4 * h, old, left)
     store(work, h_to, out)
     put(y, yi, out, left)
+
+
+@inner
+def _rnn_gates(work, at, u, peep, c):
+    pass
 
 
 @inner
@@ -187,11 +209,12 @@ def _rnn_back(work, dh, direct, dc, u, peep, gy, yi, left, saved, si, dz, zi, h,
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: step and back as above; vectors packed for each element, columns of the tile that x and h meet, as bits;
+    """A cell: gates, step and back as above; vectors packed for each element, columns of the tile that x and h meet, as bits;
     tile_units: vectors of units in a unit tile; gradients: arrays (rows, h) of dz, and the first one that is h's.
     """
 
     name: str
+    gates_of: Any
     step: Any
     back: Any
     vectors: int
@@ -204,9 +227,9 @@ class Cell:
 
 
 CELLS = {
-    "lstm": Cell("lstm", _lstm_step, _lstm_back, 4, 0b1111, 0b1111, 1, 4, 4, 0),
-    "gru": Cell("gru", _gru_step, _gru_back, 3, 0b0111, 0b1011, 1, 3, 4, 1),
-    "rnn": Cell("rnn", _rnn_step, _rnn_back, 4, 0b1111, 0b1111, 4, 1, 1, 0),
+    "lstm": Cell("lstm", _lstm_gates, _lstm_step, _lstm_back, 4, 0b1111, 0b1111, 1, 4, 4, 0),
+    "gru": Cell("gru", _gru_gates, _gru_step, _gru_back, 3, 0b0111, 0b1011, 1, 3, 4, 1),
+    "rnn": Cell("rnn", _rnn_gates, _rnn_step, _rnn_back, 4, 0b1111, 0b1111, 4, 1, 1, 0),
 }
 
 

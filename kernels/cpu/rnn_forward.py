@@ -1,8 +1,4 @@
-"""What the kernels of recurrent layers share: where sequences lie, the end of a step, and how they are registered.
-
-The end of a step is a cell's arithmetic for one sequence and one unit tile. It waits for itself most of the time, so it
-is not done when its gates are there, but in the midst of the next tile's products, whose multiply-adds fill the time.
-"""
+"""What the kernels of recurrent layers share: where sequences lie, the end of a step, and how they are registered."""
 
 from __future__ import annotations
 
@@ -30,28 +26,29 @@ def rows_of(left):
 
 
 def make_finish(cell):
-    """The end of a step for row r of those that `waiting` names: (unit tile, first row, rows, where their gates are).
+    """The end of a step for `n` rows from `row` on and one unit tile, whose sums are at `buffer` in work.
 
-    arrays: work, u, y, saved, table. places: where in the table the rows' numbers are, and what to add to them at this
-    step; where in work h(t−1), h(t) and c begin, rows `pitch` apart; where peepholes begin in u, or −1. sizes:
-    direction, directions, the direction's first row of saved, saves, h, option.
+    places: where in the table the rows' numbers are, and what to add to them at this step; where in work h(t−1), h(t)
+    and c begin, rows `pitch` apart; where the direction's peepholes begin in u, or −1. sizes: direction, directions,
+    the direction's first row of saved, saves, h, option.
     """
-    step, tile_units = cell.step, cell.tile_units
+    gates_of, step, tile_units = cell.gates_of, cell.step, cell.tile_units
 
     @inner
-    def finish(r, waiting, arrays, places, sizes):
-        work, u, y, saved, table = arrays
+    def finish(tile, row, n, buffer, work, u, y, saved, table, places, sizes):
         numbers, shift, h_from, h_to, cells, pitch, peepholes = places
         direction, directions, first, saves, h, option = sizes
-        tile, row, _, buffer = waiting
         width = lanes(work)
         unit = tile * tile_units * width
-        place = (row + r) * pitch + unit
-        line = table[numbers + row + r] + shift
-        yi, si = (line * directions + direction) * h + unit, (first + line) * saves * h + unit
         peep = peepholes + tile * 3 * width if peepholes >= 0 else -1
-        of_states = (h_from + place, h_to + place, cells + place)
-        step(work, buffer + r * 4 * width, u, peep, *of_states, y, yi, h - unit, saved, si, h, option)
+        for r in range(n):
+            gates_of(work, buffer + r * 4 * width, u, peep, cells + (row + r) * pitch + unit)
+        for r in range(n):
+            place = (row + r) * pitch + unit
+            line = table[numbers + row + r] + shift
+            yi, si = (line * directions + direction) * h + unit, (first + line) * saves * h + unit
+            of_states = (h_from + place, h_to + place, cells + place)
+            step(work, buffer + r * 4 * width, u, peep, *of_states, y, yi, h - unit, saved, si, h, option)
 
     return finish
 
@@ -103,8 +100,8 @@ def pointwise_cost(p):
 def register(algorithm, run, memory, cost, unsupported=lambda p: None):
     """Register `run` for all cells, in evaluation and in training.
 
-    run(p, team's arrays, u): p, then x, h0, c0, lengths, y, hn, cn, saved, scratch and u as keywords; memory(p): the
-    elements of scratch that it needs; cost(p): without what packing costs.
+    run(p, arrays, lengths, scratch): arrays are flat, x, packed weights, h0, c0, y, hn, cn, saved; memory(p): the elements
+    of scratch that it needs; cost(p): without what packing costs.
     """
 
     def scratch(p):

@@ -20,9 +20,9 @@ from fastconv.kernels.cpu import gemm
 from fastconv.kernels.cpu.host import LINE
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
+from fastconv.kernels.cpu.rnn_forward import FEWER, MOST, even, rows_of, stride_of, table
 from fastconv.kernels.cpu.rnn_pack import spread, width_of
 from fastconv.kernels.cpu.rnn_rows import blocks_of
-from fastconv.kernels.cpu.rnn_forward import FEWER, MOST, even, rows_of, stride_of, table
 from fastconv.kernels.cpu.simd import (
     flush_denormals,
     lanes,

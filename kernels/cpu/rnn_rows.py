@@ -35,42 +35,32 @@ from fastconv.problem import SAVED
 _TOGETHER = 48
 
 
-def _make_tile(rows, cell, finish):
+def _make_products(rows, cell):
     of_x, of_h, vectors = cell.of_x, cell.of_h, cell.vectors
 
     @inner
-    def make_tile(x, of_x_rows, of_weights, hi, depth, buffer, waiting, arrays, places, sizes):
-        """work.flat[buffer:] = bias + x·W + h(t−1)·U of some rows, and meanwhile finish those that wait.
+    def products(x, xi, table, start, n, features, u, at, bias, work, hi, pitch, depth, buffer):
+        """work.flat[buffer:] = bias + x·W + h(t−1)·U of n rows, in a tile.
 
-        of_x_rows: where rows begin in the table, how many there are, what to add, features; hi: where h(t−1) of the
-        first one is; depth: elements of h.
+        Row r of x begins at table.flat[start + r] + xi, of h at hi + r·pitch in work; depth: elements of h.
         """
-        work, u, _, _, table = arrays
-        start, n, xi, features = of_x_rows
-        at, bias = of_weights
-        pitch = places[5]
         step = vectors * lanes(u)
         tile = repeated(u, bias, rows, 4)
-        starts = listed_rows(tile, table, start, n)
+        places = listed_rows(tile, table, start, n)
         for k in range(features):
-            tile = outer_into(tile, x, xi + k, starts, u, at + k * step, of_x)
+            tile = outer_into(tile, x, xi + k, places, u, at + k * step, of_x)
         at += features * step
-        starts = row_offsets(tile, n, pitch)
-        part = quotient(depth, waiting[2] + 1)
-        for r in range(waiting[2]):
-            for k in range(r * part, r * part + part):
-                tile = outer_into(tile, work, hi + k, starts, u, at + k * step, of_h)
-            finish(r, waiting, arrays, places, sizes)
-        for k in range(waiting[2] * part, depth):
-            tile = outer_into(tile, work, hi + k, starts, u, at + k * step, of_h)
+        places = row_offsets(tile, n, pitch)
+        for k in range(depth):
+            tile = outer_into(tile, work, hi + k, places, u, at + k * step, of_h)
         store_whole(tile, work, buffer, 4 * lanes(u), False)
 
-    return make_tile
+    return products
 
 
 def _make_worker(cell):
     finish, tile_units = make_finish(cell), cell.tile_units
-    most, fewer = _make_tile(MOST, cell, finish), _make_tile(FEWER, cell, finish)
+    most, fewer = _make_products(MOST, cell), _make_products(FEWER, cell)
 
     @njit
     def rows_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, table, sizes, layout, work):
@@ -80,10 +70,9 @@ def _make_worker(cell):
         tiles, tile_size, biases, peepholes = layout
         width = lanes(u)
         pitch, gates = tiles * tile_units * width, 4 * width
-        arrays = (work, u, y, saved, table)
-        # A thread's memory: the gates of two tiles, then h of two steps, then c.
-        buffers = thread * share
-        states = buffers + 2 * gates * MOST
+        # A thread's memory: the sums of a tile, then h of two steps, then c.
+        buffer = thread * share
+        states = buffer + gates * MOST
         while True:
             piece = take(counter, thread, directions * blocks)
             if piece < 0:
@@ -114,27 +103,20 @@ def _make_worker(cell):
                 places = (numbers, now * forth, h_from, h_to, cells, pitch, of_peepholes)
                 # Nothing to multiply with at the first step, unless states were given.
                 depth = h if now or h0.size else 0
-                waiting = (0, 0, 0, buffers)
-                other = buffers + gates * MOST
                 for tile in range(tiles):
                     number = direction * tiles + tile
-                    of_weights = (number * tile_size, biases + number * gates)
+                    at, bias = number * tile_size, biases + number * gates
                     row = 0
                     while row < running:
                         wanted = rows_of(running - row)
                         n = min(wanted, running - row)
-                        of_rows = (starts + row, n, now * forth * features, features)
-                        of_h = (h_from + row * pitch, depth, other)
+                        xi, hi = now * forth * features, h_from + row * pitch
                         if wanted > FEWER:
-                            most(x, of_rows, of_weights, *of_h, waiting, arrays, places, of_step)
+                            most(x, xi, table, starts + row, n, features, u, at, bias, work, hi, pitch, depth, buffer)
                         else:
-                            fewer(x, of_rows, of_weights, *of_h, waiting, arrays, places, of_step)
-                        former = waiting[3]
-                        waiting = (tile, row, n, other)
-                        other = former
+                            fewer(x, xi, table, starts + row, n, features, u, at, bias, work, hi, pitch, depth, buffer)
+                        finish(tile, row, n, buffer, work, u, y, saved, table, places, of_step)
                         row += n
-                for r in range(waiting[2]):
-                    finish(r, waiting, arrays, places, of_step)
             for r in range(count):
                 given = (direction * rows + table[indices + r]) * h
                 last = states + ((table[lengths + r] & 1) * count + r) * pitch
@@ -158,7 +140,7 @@ def blocks_of(p, team):
 
 def _share(p):
     """Elements of scratch that a thread needs."""
-    return 8 * width_of(p) * MOST + 3 * min(p.b, _TOGETHER) * padded(p)
+    return 4 * width_of(p) * MOST + 3 * min(p.b, _TOGETHER) * padded(p)
 
 
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}

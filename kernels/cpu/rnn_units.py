@@ -45,7 +45,7 @@ def _make_inputs(rows, cell):
     of_x, vectors = cell.of_x, cell.vectors
 
     @inner
-    def inputs(x, places, row, n, features, u, at, bias, work, to):
+    def inputs(x, places, u, work, row, n, features, at, bias, to):
         """work.flat[to:] = bias + x·W of n rows, which begin in x where places.flat[row :] says."""
         tile = repeated(u, bias, rows, 4)
         starts = listed_rows(tile, places, row, n)
@@ -57,22 +57,16 @@ def _make_inputs(rows, cell):
     return inputs
 
 
-def _make_recurrent(rows, cell, finish):
+def _make_recurrent(rows, cell):
     of_h, vectors = cell.of_h, cell.vectors
 
     @inner
-    def recurrent(at_x, n, hi, depth, at, buffer, waiting, arrays, places, sizes):
-        """work.flat[buffer:] = what stands at at_x + h(t−1)·U, of n sequences, and meanwhile finish those that wait."""
-        work, u = arrays[0], arrays[1]
+    def recurrent(work, at_x, n, hi, pitch, depth, u, at, buffer):
+        """work.flat[buffer:] = what stands at at_x + h(t−1)·U, of n sequences."""
         tile = load_whole(work, at_x, 4 * lanes(u), rows, 4)
-        starts = row_offsets(tile, n, places[5])
+        starts = row_offsets(tile, n, pitch)
         step = vectors * lanes(u)
-        part = quotient(depth, waiting[2] + 1)
-        for r in range(waiting[2]):
-            for k in range(r * part, r * part + part):
-                tile = outer_into(tile, work, hi + k, starts, u, at + k * step, of_h)
-            finish(r, waiting, arrays, places, sizes)
-        for k in range(waiting[2] * part, depth):
+        for k in range(depth):
             tile = outer_into(tile, work, hi + k, starts, u, at + k * step, of_h)
         store_whole(tile, work, buffer, 4 * lanes(u), False)
 
@@ -82,7 +76,7 @@ def _make_recurrent(rows, cell, finish):
 def _make_worker(cell):
     finish, tile_units, vectors = make_finish(cell), cell.tile_units, cell.vectors
     most_inputs, fewer_inputs = _make_inputs(MOST, cell), _make_inputs(FEWER, cell)
-    one, two, few, many = (_make_recurrent(rows, cell, finish) for rows in (1, 2, FEWER, MOST))
+    one, two, few, many = (_make_recurrent(rows, cell) for rows in (1, 2, FEWER, MOST))
 
     @njit
     def units_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, table, places, lines, sizes, layout, work):
@@ -101,9 +95,8 @@ def _make_worker(cell):
         # tile, with room for what whole register tiles compute in vain.
         cells = 2 * rows * pitch
         own = cells + rows * pitch + begin * ahead * rows * gates
-        buffer = cells + rows * pitch + (tiles * ahead * rows + MOST) * gates + thread * 2 * MOST * gates
+        buffer = cells + rows * pitch + (tiles * ahead * rows + MOST) * gates + thread * MOST * gates
         passed = 0
-        arrays = (work, u, y, saved, table)
         for direction in range(directions):
             starts = 4 * direction * rows
             numbers, indices, lengths = starts + rows, starts + 2 * rows, starts + 3 * rows
@@ -136,7 +129,7 @@ def _make_worker(cell):
                     chunk_rows = running
                     for tile in range(begin, end):
                         number = direction * tiles + tile
-                        of_tile = (u, number * tile_size, biases + number * gates, work)
+                        of_tile = (number * tile_size, biases + number * gates)
                         to = own + (tile - begin) * ahead * rows * gates
                         row = 0
                         while row < coming * running:
@@ -144,34 +137,27 @@ def _make_worker(cell):
                             left = min(n, coming * running - row)
                             place = thread * ahead * rows + row
                             if n > FEWER:
-                                most_inputs(x, places, place, left, features, *of_tile, to + row * gates)
+                                most_inputs(x, places, u, work, place, left, features, *of_tile, to + row * gates)
                             else:
-                                fewer_inputs(x, places, place, left, features, *of_tile, to + row * gates)
+                                fewer_inputs(x, places, u, work, place, left, features, *of_tile, to + row * gates)
                             row += n
                 h_from = (now & 1) * rows * pitch
                 h_to = (1 - (now & 1)) * rows * pitch
                 of_states = (numbers, now * forth, h_from, h_to, cells, pitch, of_peepholes)
                 depth = h if now or h0.size else 0
-                waiting = (0, 0, 0, buffer)
-                other = buffer + MOST * gates
                 for turn in range(begin, end):
                     tile = end - 1 + begin - turn if now & 1 else turn
                     at = (direction * tiles + tile) * tile_size + features * vectors * width
                     of_x = own + ((tile - begin) * ahead * rows + slot * chunk_rows) * gates
-                    args = (of_x, running, h_from, depth, at, other, waiting, arrays, of_states, of_step)
                     if running == 1:
-                        one(*args)
+                        one(work, of_x, running, h_from, pitch, depth, u, at, buffer)
                     elif running == 2:
-                        two(*args)
+                        two(work, of_x, running, h_from, pitch, depth, u, at, buffer)
                     elif running <= FEWER:
-                        few(*args)
+                        few(work, of_x, running, h_from, pitch, depth, u, at, buffer)
                     else:
-                        many(*args)
-                    former = waiting[3]
-                    waiting = (tile, 0, running, other)
-                    other = former
-                for r in range(waiting[2]):
-                    finish(r, waiting, arrays, of_states, of_step)
+                        many(work, of_x, running, h_from, pitch, depth, u, at, buffer)
+                    finish(tile, 0, running, buffer, work, u, y, saved, table, of_states, of_step)
                 passed += 1
                 keep_step(thread, team, lines, passed)
             for r in range(rows):
@@ -195,7 +181,7 @@ def _memory(p):
     """Elements of scratch without packed weights, for any number of threads."""
     gates = 4 * width_of(p)
     of_x = (tiles_of(p) * _ahead(p) * p.b + MOST) * gates
-    return 3 * p.b * padded(p) + of_x + threads.available() * 2 * MOST * gates
+    return 3 * p.b * padded(p) + of_x + threads.available() * MOST * gates
 
 
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
