@@ -499,3 +499,136 @@ def linear_grad_weight(x: Array, gy: Array, *, algorithm: str = "auto") -> Array
     p = LinearProblem.make(x.shape, (outputs, features), dtype=dtype)
     _expect("gy", gy, p.output_shape)
     return run("linear_grad_weight", p, algorithm, x, gy)[0]
+
+
+def _recurrent_problem(
+    cell: str,
+    x: Array,
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None,
+    b_hh: Array | None,
+    p: Array | None,
+    states: Sequence[tuple[str, Array | None]],
+    lengths: Array | None,
+    options: dict[str, bool],
+) -> RecurrentProblem:
+    """What a recurrent layer with these arguments asks of a kernel."""
+    given = {"b_ih": b_ih, "b_hh": b_hh, "p": p, **dict(states)}
+    dtype = _checked(x=x, w_ih=w_ih, w_hh=w_hh, **{name: a for name, a in given.items() if a is not None})
+    directions, rows, hidden = problems.shape("w_hh", w_hh.shape, "directions gates·hidden_size hidden_size")
+    if (b_ih is None) is not (b_hh is None):
+        raise ValueError(f"b_hh={b_hh if b_hh is None else b_hh.shape}: needs both biases or none")
+    problem = RecurrentProblem.make(
+        cell,
+        x.shape,
+        hidden,
+        directions=directions,
+        bias=b_ih is not None,
+        state=any(a is not None for _, a in states),
+        ragged=lengths is not None,
+        peephole=p is not None,
+        dtype=dtype,
+        **options,
+    )
+    wanted = dict(zip(("w_ih", "w_hh", "b_ih"), problem.weight_shapes, strict=True))
+    wanted["b_hh"] = wanted["b_ih"]
+    wanted |= {"p": (directions, 3 * hidden), **{name: problem.state_shape for name, _ in states}}
+    for name, a in {"w_ih": w_ih, "w_hh": w_hh, **given}.items():
+        if a is not None:
+            _expect(name, a, wanted[name])
+        elif problem.state and name in dict(states):
+            raise ValueError(f"{name}=None: needs shape {problem.state_shape}, with the other state")
+    if lengths is not None:
+        if lengths.dtype != np.int64 or lengths.shape != (problem.b,):
+            raise ValueError(f"lengths={lengths.dtype} {lengths.shape}: needs int64 of shape ({problem.b},)")
+        if lengths.size and not 0 <= lengths.min() <= lengths.max() <= problem.t:
+            raise ValueError(f"lengths={lengths.min()} to {lengths.max()}: needs 0 to {problem.t}")
+    return problem
+
+
+def lstm(
+    x: Array,
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None = None,
+    b_hh: Array | None = None,
+    p: Array | None = None,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    lengths: Array | None = None,
+    *,
+    batch_first: bool = False,
+    linear: bool = False,
+    algorithm: str = "auto",
+    kept: Kept | None = None,
+) -> tuple[Array, Array, Array]:
+    """(y, h, c) of one LSTM layer: i, f, o = σ(a), g = tanh(a), c(t) = f·c(t−1) + i·g, h(t) = o·tanh(c(t)), with
+    a = w_ih·x(t) + b_ih + w_hh·h(t−1) + b_hh.
+
+    x (T, B, I), or (B, T, I) if batch_first; w_ih (D, 4·H, I), w_hh (D, 4·H, H) and the biases (D, 4·H) of D
+    directions, gates in the order i, f, g, o; h0, c0 (D, B, H), both or none; p (D, 3·H), what i and f see of c(t−1)
+    and o of c(t); lengths (B), int64 -> y (T, B, D·H), h and c (D, B, H) at each sequence's end. linear: h(t) = o·c(t).
+    Source: torch.nn.LSTM. Gradients are those of nn.LSTM.
+    """
+    options = {"batch_first": batch_first, "linear": linear}
+    problem = _recurrent_problem("lstm", x, w_ih, w_hh, b_ih, b_hh, p, [("h0", h0), ("c0", c0)], lengths, options)
+    y, hn, cn = _recur(problem, algorithm, kept, x, w_ih, w_hh, b_ih, b_hh, p, h0, c0, lengths)
+    return y, hn, cn
+
+
+def gru(
+    x: Array,
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None = None,
+    b_hh: Array | None = None,
+    h0: Array | None = None,
+    lengths: Array | None = None,
+    *,
+    batch_first: bool = False,
+    algorithm: str = "auto",
+    kept: Kept | None = None,
+) -> tuple[Array, Array]:
+    """(y, h) of one GRU layer: r, z = σ(w_ih·x(t) + b_ih + w_hh·h(t−1) + b_hh), h(t) = (1 − z)·n + z·h(t−1), with
+    n = tanh(w_in·x(t) + b_in + r·(w_hn·h(t−1) + b_hn)).
+
+    Arguments and results as lstm's, with three gates in the order r, z, n. Source: torch.nn.GRU.
+    """
+    problem = _recurrent_problem(
+        "gru", x, w_ih, w_hh, b_ih, b_hh, None, [("h0", h0)], lengths, {"batch_first": batch_first}
+    )
+    y, hn, _ = _recur(problem, algorithm, kept, x, w_ih, w_hh, b_ih, b_hh, None, h0, None, lengths)
+    return y, hn
+
+
+def rnn(
+    x: Array,
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None = None,
+    b_hh: Array | None = None,
+    h0: Array | None = None,
+    lengths: Array | None = None,
+    *,
+    batch_first: bool = False,
+    relu: bool = False,
+    algorithm: str = "auto",
+    kept: Kept | None = None,
+) -> tuple[Array, Array]:
+    """(y, h) of one layer of Elman's network: h(t) = tanh(w_ih·x(t) + b_ih + w_hh·h(t−1) + b_hh), or max(0, ·) if relu.
+
+    Arguments and results as lstm's, with one gate. Source: torch.nn.RNN.
+    """
+    options = {"batch_first": batch_first, "relu": relu}
+    problem = _recurrent_problem("rnn", x, w_ih, w_hh, b_ih, b_hh, None, [("h0", h0)], lengths, options)
+    y, hn, _ = _recur(problem, algorithm, kept, x, w_ih, w_hh, b_ih, b_hh, None, h0, None, lengths)
+    return y, hn
+
+
+def _recur(p: RecurrentProblem, algorithm: str, kept: Kept | None, *inputs: Array | None) -> tuple[Array, ...]:
+    """The kernel's (y, h, c); of no steps, no outputs and the states as they were."""
+    if p.t == 0:
+        states = [np.zeros(p.state_shape, p.dtype) if a is None else a.copy() for a in inputs[6:8]]
+        return np.zeros(p.output_shape, p.dtype), *states
+    return run(p.cell, p, algorithm, *inputs, kept=kept)

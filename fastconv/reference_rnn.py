@@ -36,7 +36,7 @@ def _or_zero(a: npt.ArrayLike | None, *shape: int) -> Array:
     return np.zeros(shape) if a is None else _float64(a)
 
 
-def _steps(t: int, b: int, lengths: npt.ArrayLike | None, reverse: bool) -> list[tuple[Array, Array]]:
+def steps(t: int, b: int, lengths: npt.ArrayLike | None, reverse: bool) -> list[tuple[Array, Array]]:
     """For each step the sequences that have it, and the time at which each of them is."""
     ends = np.full(b, t) if lengths is None else np.asarray(lengths)
     order = []
@@ -46,7 +46,7 @@ def _steps(t: int, b: int, lengths: npt.ArrayLike | None, reverse: bool) -> list
     return order
 
 
-class _Lstm:
+class Lstm:
     """i, f, o = σ, g = tanh of x·W + h·U + b (i, f see p·c(t−1), o sees p·c(t)); c = f·c + i·g, h = o·σ_h(c)."""
 
     def __init__(self, peephole: npt.ArrayLike | None, linear: bool) -> None:
@@ -72,7 +72,7 @@ class _Lstm:
         return dz, dz, np.zeros_like(dh), dc * f + p[0] * di + p[1] * df, dp
 
 
-class _Gru:
+class Gru:
     """r, z = σ(x·W + h·U + b); n = tanh(x·W + b + r·(h·U + b)); h = (1 − z)·n + z·h."""
 
     def forward(self, zx: Array, zh: Array, h: Array, c: Array) -> tuple[Array, Array, Saved]:
@@ -89,7 +89,7 @@ class _Gru:
         return np.concatenate([dr, dz, dn], axis=1), np.concatenate([dr, dz, dn * r], axis=1), dh * z, dc, np.zeros(0)
 
 
-class _Rnn:
+class Rnn:
     """h = tanh or max(0, ·) of x·W + h·U + b."""
 
     def __init__(self, relu: bool) -> None:
@@ -105,10 +105,11 @@ class _Rnn:
         return dz, dz, np.zeros_like(dh), dc, np.zeros(0)
 
 
-Cell: TypeAlias = "_Lstm | _Gru | _Rnn"
+Cell: TypeAlias = "Lstm | Gru | Rnn"
 
 
-def _forward(
+@_ieee
+def forward(
     cell: Cell,
     x: npt.ArrayLike,
     w_ih: npt.ArrayLike,
@@ -128,7 +129,7 @@ def _forward(
     bx, bh = _or_zero(b_ih, len(w_ih)), _or_zero(b_hh, len(w_hh))
     h, c = _or_zero(h0, b, units).copy(), _or_zero(c0, b, units).copy()
     y = np.zeros((t, b, units))
-    for rows, times in _steps(t, b, lengths, reverse):
+    for rows, times in steps(t, b, lengths, reverse):
         before = h[rows]
         zx, zh = x[times, rows] @ w_ih.T + bx, before @ w_hh.T + bh
         h[rows], c[rows], saved = cell.forward(zx, zh, before, c[rows])
@@ -137,15 +138,21 @@ def _forward(
     return y, h, c
 
 
-def _backward(
-    cell: Cell, gy: npt.ArrayLike, gh: npt.ArrayLike | None, gc: npt.ArrayLike | None, *given: Any
+@_ieee
+def backward_over(
+    cell: Cell,
+    tape: list[tuple[Array, Array, Array, Saved]],
+    gy: npt.ArrayLike,
+    gh: npt.ArrayLike | None,
+    gc: npt.ArrayLike | None,
+    x: npt.ArrayLike,
+    w_ih: npt.ArrayLike,
+    w_hh: npt.ArrayLike,
 ) -> dict[str, Array]:
-    """Gradients of Σ gy·y + Σ gh·h + Σ gc·c with respect to every input, by its name."""
-    x, w_ih, w_hh = (_float64(a) for a in given[:3])
-    gy, b, units = _float64(gy), x.shape[1], w_hh.shape[1]
+    """Gradients of Σ gy·y + Σ gh·h + Σ gc·c with respect to every input, by its name, from the steps that were kept."""
+    x, w_ih, w_hh, gy = _float64(x), _float64(w_ih), _float64(w_hh), _float64(gy)
+    b, units = x.shape[1], w_hh.shape[1]
     dh, dc = _or_zero(gh, b, units).copy(), _or_zero(gc, b, units).copy()
-    tape: list[tuple[Array, Array, Array, Saved]] = []
-    _forward(cell, *given, keep=lambda *step: tape.append(step))
     found = {name: np.zeros_like(a) for name, a in (("gx", x), ("gw_ih", w_ih), ("gw_hh", w_hh))}
     found |= {"gb_ih": np.zeros(len(w_ih)), "gb_hh": np.zeros(len(w_hh)), "gp": np.zeros(3 * units)}
     for rows, times, before, saved in reversed(tape):
@@ -158,6 +165,15 @@ def _backward(
         found["gb_hh"] += dzh.sum(0)
         found["gp"][: dp.size] += dp
     return found | {"gh0": dh, "gc0": dc}
+
+
+def _backward(
+    cell: Cell, gy: npt.ArrayLike, gh: npt.ArrayLike | None, gc: npt.ArrayLike | None, *given: Any
+) -> dict[str, Array]:
+    """backward_over the steps of a forward pass."""
+    tape: list[tuple[Array, Array, Array, Saved]] = []
+    forward(cell, *given, keep=lambda *step: tape.append(step))
+    return backward_over(cell, tape, gy, gh, gc, *given[:3])
 
 
 @_ieee
@@ -175,7 +191,7 @@ def lstm(
     linear: bool = False,
 ) -> tuple[Array, Array, Array]:
     """(y, h, c) of an LSTM. peephole (3·h): of c(t−1) into i and f, of c(t) into o; linear: h = o·c."""
-    return _forward(_Lstm(peephole, linear), x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, reverse)
+    return forward(Lstm(peephole, linear), x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, reverse)
 
 
 @_ieee
@@ -197,7 +213,7 @@ def lstm_grad(
 ) -> dict[str, Array]:
     """Gradients of Σ gy·y + Σ gh·h + Σ gc·c: gx, gw_ih, gw_hh, gb_ih, gb_hh, gh0, gc0, gp."""
     given = (x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, reverse)
-    return _backward(_Lstm(peephole, linear), gy, gh, gc, *given)
+    return _backward(Lstm(peephole, linear), gy, gh, gc, *given)
 
 
 @_ieee
@@ -212,7 +228,7 @@ def gru(
     reverse: bool = False,
 ) -> tuple[Array, Array]:
     """(y, h) of a GRU as torch's: the reset gate multiplies h·U + b."""
-    return _forward(_Gru(), x, w_ih, w_hh, b_ih, b_hh, h0, None, lengths, reverse)[:2]
+    return forward(Gru(), x, w_ih, w_hh, b_ih, b_hh, h0, None, lengths, reverse)[:2]
 
 
 @_ieee
@@ -229,7 +245,7 @@ def gru_grad(
     reverse: bool = False,
 ) -> dict[str, Array]:
     """Gradients of Σ gy·y + Σ gh·h: gx, gw_ih, gw_hh, gb_ih, gb_hh, gh0."""
-    return _backward(_Gru(), gy, gh, None, x, w_ih, w_hh, b_ih, b_hh, h0, None, lengths, reverse)
+    return _backward(Gru(), gy, gh, None, x, w_ih, w_hh, b_ih, b_hh, h0, None, lengths, reverse)
 
 
 @_ieee
@@ -245,7 +261,7 @@ def rnn(
     activation: str = "tanh",
 ) -> tuple[Array, Array]:
     """(y, h) of Elman's network with activation "tanh" or "relu"."""
-    return _forward(_Rnn(activation == "relu"), x, w_ih, w_hh, b_ih, b_hh, h0, None, lengths, reverse)[:2]
+    return forward(Rnn(activation == "relu"), x, w_ih, w_hh, b_ih, b_hh, h0, None, lengths, reverse)[:2]
 
 
 @_ieee
@@ -263,5 +279,5 @@ def rnn_grad(
     activation: str = "tanh",
 ) -> dict[str, Array]:
     """Gradients of Σ gy·y + Σ gh·h: gx, gw_ih, gw_hh, gb_ih, gb_hh, gh0."""
-    cell = _Rnn(activation == "relu")
+    cell = Rnn(activation == "relu")
     return _backward(cell, gy, gh, None, x, w_ih, w_hh, b_ih, b_hh, h0, None, lengths, reverse)

@@ -81,8 +81,8 @@ class Kernel:
     an absent bias or z is an array of no elements; `scratch` is an uninitialised 1-D array of scratch(p) elements.
     A kernel with `prepare` also takes u=, a 1-D array of prepared(p) elements that prepare(p, *weights, u) has written:
     what it makes of the weights, done once for many calls. It depends on nothing but them and what of p says how they
-    are read (groups, bias), and prepare_cost(p) of the cost is its. spread is how many outputs a NaN or inf of the data may reach beyond those that it belongs to,
-    on either side, because outputs are computed in tiles.
+    are read (groups, bias), and prepare_cost(p) of the cost is its. spread is how many outputs a NaN or inf of the data
+    may reach beyond those that it belongs to, on either side, because outputs are computed in tiles.
     unsupported(p) is the reason why the kernel cannot do p, or None. cost(p) is its predicted time in flops at the
     machine's FMA peak. limit is the most its error may be, in the units of fastconv.testing.error.
     """

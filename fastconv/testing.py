@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import reference
+from fastconv import reference, testing_rnn
 from fastconv.functional import Array, aligned, output_shapes
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem, RecurrentProblem
 from fastconv.registry import OPS, Kernel, has_meaning, kernels, operations
 
 
@@ -35,6 +35,11 @@ def _conv(n: int, c: int, h: int, w: int, o: int, kh: int, kw: int, **arguments:
 
 def _pool(n: int, c: int, h: int, w: int, *kernel: int, **arguments: Any) -> PoolProblem:
     return PoolProblem.make((n, c, h, w), kernel, **arguments)
+
+
+def _recurrent(cell: str, t: int, b: int, i: int, h: int, **arguments: Any) -> RecurrentProblem:
+    first = arguments.get("batch_first", False)
+    return RecurrentProblem.make(cell, (b, t, i) if first else (t, b, i), h, **arguments)
 
 
 def _linear(m: int, i: int, o: int, **arguments: Any) -> LinearProblem:
@@ -93,6 +98,19 @@ _SMALL: dict[str, Problem] = {
     "linear-lenet": _linear(9, 400, 120, bias=True),
     "linear-deep": _linear(3, 1031, 17),
     "linear-wide": _linear(2, 9, 211),
+    "lstm-one-step": _recurrent("lstm", 1, 1, 3, 5, state=True),
+    "lstm-one-sequence": _recurrent("lstm", 13, 1, 7, 67, directions=2, peephole=True),
+    "lstm-few": _recurrent("lstm", 6, 5, 17, 35, state=True, batch_first=True),
+    "lstm-lengths": _recurrent("lstm", 7, 11, 5, 19, ragged=True, directions=2, state=True),
+    "lstm-linear": _recurrent("lstm", 4, 9, 3, 33, linear=True, peephole=True, ragged=True, bias=False),
+    "lstm-many": _recurrent("lstm", 3, 101, 4, 9, batch_first=True),
+    "gru-one-sequence": _recurrent("gru", 12, 1, 9, 51, state=True, ragged=True),
+    "gru-few": _recurrent("gru", 5, 2, 4, 37, directions=2, bias=False),
+    "gru-lengths": _recurrent("gru", 9, 13, 6, 21, ragged=True, directions=2, batch_first=True, state=True),
+    "gru-many": _recurrent("gru", 2, 53, 3, 70),
+    "rnn-one-sequence": _recurrent("rnn", 11, 1, 5, 130, directions=2),
+    "rnn-relu": _recurrent("rnn", 6, 4, 3, 71, relu=True, state=True),
+    "rnn-lengths": _recurrent("rnn", 8, 10, 7, 18, ragged=True, directions=2, batch_first=True),
 }
 
 # Real layers, in batches people train or run with.
@@ -116,6 +134,14 @@ _BENCH: dict[str, Problem] = {
     "depthwise": _conv(1, 128, 56, 56, 128, 3, 3, padding=1, groups=128),
     "pool-2x2-112": _pool(8, 64, 112, 112, 2, 2),
     "pool-3x3-112": _pool(8, 64, 112, 112, 3, 3, stride=2, padding=1),
+    "lstm-question": _recurrent("lstm", 30, 1, 300, 512),
+    "lstm-question-32": _recurrent("lstm", 30, 32, 300, 512),
+    "lstm-128": _recurrent("lstm", 100, 1, 64, 128),
+    "lstm-vowels": _recurrent("lstm", 29, 32, 12, 64, directions=2, ragged=True),
+    "gru-question": _recurrent("gru", 30, 1, 300, 512),
+    "gru-question-32": _recurrent("gru", 30, 32, 300, 512),
+    "gru-128-16": _recurrent("gru", 100, 16, 64, 128),
+    "rnn-question-32": _recurrent("rnn", 30, 32, 300, 512),
 }
 
 CASES: Mapping[str, Case] = {
@@ -141,6 +167,8 @@ def grid(small: bool, backend: str = "cpu") -> Iterator[tuple[Kernel, Case]]:
 def inputs(op: str, problem: Problem, seed: int = 0) -> tuple[Array, ...]:
     """Random inputs of `op`, standard normal, the same for the same operation, problem and seed."""
     generator = np.random.default_rng([zlib.crc32(repr((op, problem)).encode()), seed])
+    if isinstance(problem, RecurrentProblem):
+        return testing_rnn.inputs(op, problem, generator)
     shapes: dict[str, tuple[int, ...]] = {"x": problem.input_shape, "gy": problem.output_shape}
     if not isinstance(problem, PoolProblem):
         shapes["w"] = problem.weight_shape
@@ -167,6 +195,8 @@ def poisoned_run(kernel: Kernel, problem: Problem, arrays: tuple[Array, ...], **
 def expected(op: str, problem: Problem, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     """The outputs of `op` in float64, by fastconv.reference."""
     p: Any = problem
+    if isinstance(problem, RecurrentProblem):
+        return testing_rnn.expected(op, problem, arrays)
     if isinstance(problem, ConvProblem):
         rest = (p.stride, p.padding, p.dilation, p.groups)
         if op == "conv2d":
@@ -199,6 +229,8 @@ def expected(op: str, problem: Problem, arrays: tuple[Array, ...]) -> tuple[Arra
 def terms(op: str, problem: Problem) -> int:
     """How many products at most are summed into one element of the output."""
     p: Any = problem
+    if isinstance(problem, RecurrentProblem):
+        return testing_rnn.terms(op, problem)
     if isinstance(problem, ConvProblem):
         counts = {
             "conv2d": p.cg * p.kh * p.kw + p.bias + p.add,
@@ -222,6 +254,8 @@ def error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[A
     selects, so anything but equality is infinite; so are NaN or inf where the reference has none, or none where it has.
     """
     wanted = expected(op, problem, arrays)
+    if isinstance(problem, RecurrentProblem):
+        return testing_rnn.error(op, problem, wanted, outputs)
     if op in ("max_pool2d", "max_pool2d_with_indices"):
         same = all(np.array_equal(y, r, equal_nan=True) for y, r in zip(outputs, wanted, strict=True))
         return 0.0 if same else float("inf")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import functional
 from fastconv.autograd import Array, Variable, array, is_recorded, record_all
 from fastconv.functional import Kept, bound, prepared
 from fastconv.problem import RecurrentProblem

@@ -19,15 +19,19 @@ import numpy.typing as npt
 
 from fastconv import ops, views
 from fastconv.autograd import Array, Variable, array, is_array
+from fastconv.functional import Kept
 from fastconv.nn import functional as F
-from fastconv.nn import init, steps
+from fastconv.nn import init, recurrence, steps
 from fastconv.nn.checks import float_dtype, fraction, one_of, real
 from fastconv.nn.module import Module, Parameter
 from fastconv.nn.steps import Recurrence, States, Weights
-from fastconv.problem import boolean, integer
+from fastconv.problem import RecurrentProblem, boolean, integer
 
 NONLINEARITIES = ("tanh", "relu")
 PEEPHOLES = ("diagonal", "full")
+
+# The algorithm that takes recorded operations, step by step, and no kernel.
+COMPOSED = "composed"
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -93,6 +97,8 @@ class _Recurrent(Module):
 
     # For error messages.
     _states: tuple[str, ...] = ("hx",)
+    # Its kernels' name.
+    cell = ""
     # What an output and the recurrent state have; further states have hidden_size.
     _width: int
 
@@ -118,6 +124,9 @@ class _Recurrent(Module):
         self.algorithm = algorithm
         self._width = self.hidden_size
         self._names: tuple[str, ...] = ()
+        # What kernels prepared of the weights of each layer, and the last problem with what it was made of.
+        self._kept: dict[int, Kept] = {}
+        self._known: tuple[Any, Any] = (None, None)
 
     def _parameter_shapes(self, features: int) -> Shapes:
         """The parameters of one direction of a layer of so many input features, without the layer's number."""
@@ -237,9 +246,59 @@ class _Recurrent(Module):
         x (t, b, i), or (b, t, i) if batch_first, and y alike; states as x is, None for zeros; lengths (b), int64, or
         None for t.
         """
-        if self.algorithm not in ("auto", "composed"):
-            raise ValueError(f"algorithm={self.algorithm!r}: needs 'auto' or 'composed'")
-        return self._composed(number, x, states, lengths)
+        options = None if self.algorithm == COMPOSED else self._options()
+        if options is None:
+            if self.algorithm not in ("auto", COMPOSED):
+                raise ValueError(f"algorithm={self.algorithm!r}: needs 'auto' or '{COMPOSED}' with these options")
+            return self._composed(number, x, states, lengths)
+        p = self._problem(number, array(x).shape, states is not None, lengths is not None, options)
+        if p.t == 0:
+            return self._composed(number, x, states, lengths)
+        weights = [self._weights(number, reverse) for reverse in range(self._directions)]
+        return recurrence.run(p, x, weights, states, lengths, self.algorithm, self._keep(number, weights))
+
+    def _options(self) -> dict[str, bool] | None:
+        """The options of RecurrentProblem that make this layer, None if no kernel has them."""
+        return None
+
+    def _problem(
+        self, number: int, shape: tuple[int, ...], state: bool, ragged: bool, options: dict[str, bool]
+    ) -> RecurrentProblem:
+        """What a layer asks of the kernels for an input of this shape."""
+        key = (number, shape, state, ragged)
+        if self._known[0] != key:
+            given = {"directions": self._directions, "bias": self.bias, "batch_first": self.batch_first}
+            given |= {"state": state, "ragged": ragged, "dtype": str(self.weight_ih_l0.dtype)}
+            problem = RecurrentProblem.make(self.cell, shape, self.hidden_size, **given, **options)
+            self._known = (key, problem)
+        return self._known[1]
+
+    def _keep(self, number: int, weights: Sequence[dict[str, Parameter]]) -> Kept | None:
+        """Where kernels keep what they prepare of a layer's weights; None while these may change unseen."""
+        parameters = [w for each in weights for w in each.values()]
+        if self.training or not all(w._is_exclusive() for w in parameters):
+            self._kept.clear()
+            return None
+        kept = self._kept.setdefault(number, Kept())
+        return kept.of(tuple([(w._version, id(w._array)) for w in parameters]))
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The kernels' operations that serve it: in evaluation, in training, and back."""
+        return (self.cell, f"{self.cell}_train", f"{self.cell}_grad")
+
+    def problem(self, x: Any, number: int = 0) -> RecurrentProblem:
+        """What layer `number` asks of the kernels for `x`, an array, a Tensor or a shape, without states or lengths.
+
+        ValueError where the layer's options are done step by step, without a kernel.
+        """
+        options = self._options()
+        if options is None:
+            raise ValueError(f"{type(self).__name__}({self.extra_repr()}): has no kernel for these options")
+        shape = tuple(getattr(x, "shape", x))
+        shape = shape if len(shape) == 3 else (shape[0], 1, shape[1])
+        features = self._width * self._directions if number else shape[-1]
+        return self._problem(number, (*shape[:-1], features), False, False, options)
 
     def _composed(self, number: int, x: Any, states: States | None, lengths: Array | None) -> tuple[Any, States]:
         """_layer out of recorded operations, step by step."""
@@ -295,6 +354,8 @@ class RNN(_Recurrent):
     algorithm: "auto" or "composed".
     """
 
+    cell = "rnn"
+
     def __init__(
         self,
         input_size: int,
@@ -318,6 +379,9 @@ class RNN(_Recurrent):
 
     def _recurrence(self, weights: Weights) -> Recurrence:
         return steps.Elman(weights, self.nonlinearity)
+
+    def _options(self) -> dict[str, bool] | None:
+        return {"relu": self.nonlinearity == "relu"}
 
 
 class JordanRNN(_Recurrent):
@@ -379,6 +443,8 @@ class GRU(_Recurrent):
     z and n in this order. Arguments, input, lengths and results are RNN's.
     """
 
+    cell = "gru"
+
     def __init__(
         self,
         input_size: int,
@@ -402,6 +468,9 @@ class GRU(_Recurrent):
 
     def _recurrence(self, weights: Weights) -> Recurrence:
         return steps.GRU(weights, self.reset_after)
+
+    def _options(self) -> dict[str, bool] | None:
+        return {} if self.reset_after else None
 
     def _options_repr(self) -> dict[str, tuple[Any, Any]]:
         return {"reset_after": (self.reset_after, True)}
@@ -442,6 +511,8 @@ class LSTM(_Recurrent):
       probability, drawn from the library's generator (see manual_seed); in evaluation it is the expectation. h(t) is
       computed from the c(t) before its zoneout. Source: Krueger et al. 2017.
     """
+
+    cell = "lstm"
 
     _states = ("hx[0]", "hx[1]")
 
@@ -501,6 +572,11 @@ class LSTM(_Recurrent):
 
     def _recurrence(self, weights: Weights) -> Recurrence:
         return steps.LSTM(weights, self.peephole, self.activation, self.zoneout, self.training)
+
+    def _options(self) -> dict[str, bool] | None:
+        if self.proj_size or self.fully_connected or self.layer_norm or any(self.zoneout) or self.peephole == "full":
+            return None
+        return {"peephole": self.peephole is not None, "linear": self.activation == "linear"}
 
     def _sizes_repr(self) -> str:
         return super()._sizes_repr() + (f", proj_size={self.proj_size}" if self.proj_size else "")

@@ -48,8 +48,10 @@ def _activate(counter, thread, x, y, code):
             value = load(x, u) if whole else load_first(x, u, end - u)
             if code == RELU:
                 value = at_least(value, zero)
+            elif code == TANH:
+                value = tanh(value)
             else:
-                value = tanh(value) if code == TANH else sigmoid(value)
+                value = sigmoid(value)
             if whole:
                 store(y, u, value)
             else:

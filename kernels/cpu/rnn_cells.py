@@ -60,9 +60,9 @@ def get(x, at, left):
     return load(x, at) if left >= lanes(x) else load_first(x, at, left)
 
 
-# On the way, for one row: work.flat[at:] holds the tile's four vectors, h_from and h_to are where h(t−1) and h(t) of the
-# tile's units stand in work, c where c does; left units are left. y and saved are stored at yi and si. `gates` does in
-# place what waits for nothing else, for all rows before `step` does the rest: then the processor finds enough to do.
+# On the way, for one row: work.flat[at:] holds the tile's four vectors, h_from and h_to are where h(t−1) and h(t) of
+# the tile's units stand in work, c where c does; left units are left. y and saved are stored at yi and si. `gates` does
+# in place what waits for nothing else, for all rows before `step` does the rest: so the processor finds enough to do.
 
 
 @inner
@@ -209,8 +209,8 @@ def _rnn_back(work, dh, direct, dc, u, peep, gy, yi, left, saved, si, dz, zi, h,
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: gates, step and back as above; vectors packed for each element, columns of the tile that x and h meet, as bits;
-    tile_units: vectors of units in a unit tile; gradients: arrays (rows, h) of dz, and the first one that is h's.
+    """A cell: gates, step and back as above; vectors packed for each element, columns of the tile that x and h meet, as
+    bits; tile_units: vectors of units in a unit tile; gradients: arrays (rows, h) of dz, and the first that is h's.
     """
 
     name: str

@@ -6,13 +6,16 @@ from functools import lru_cache
 
 import numpy as np
 
+from fastconv import threads
 from fastconv.kernels.cpu import rnn_pack
 from fastconv.kernels.cpu.gemm import NO_BIAS as NOTHING
 from fastconv.kernels.cpu.host import VECTOR_REGISTERS
 from fastconv.kernels.cpu.jit import inner
-from fastconv.kernels.cpu.rnn_cells import CELLS
+from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
 from fastconv.kernels.cpu.rnn_pack import padded
 from fastconv.kernels.cpu.simd import lanes
+from fastconv.kernels.cpu.team import address_of
+from fastconv.problem import SAVED
 from fastconv.registry import kernel
 
 # Rows of a register tile, of which four vectors are summed: what leaves registers for the weights and a broadcast.
@@ -53,6 +56,59 @@ def make_finish(cell):
     return finish
 
 
+# Fewer flops a step than these are sooner done by one thread than waited for by two.
+_ALONE_BELOW = 30_000
+
+# How many pauses the other threads are waited for when a call begins, for each flop of it, and at most.
+_PATIENCE, _LONGEST = 2e-5, 3000
+
+
+def stepping_team(p):
+    """Threads worth using where they wait for each other after every step."""
+    worth = p.flops >= _ALONE_BELOW * p.t * p.directions or threads.is_eager()
+    return threads.team(p.flops, rnn_pack.tiles_of(p)) if worth else 1
+
+
+def patience_of(p):
+    """How many pauses the caller waits for the team to gather."""
+    return 100 * _LONGEST if threads.is_eager() else int(min(_LONGEST, p.flops * _PATIENCE))
+
+
+# A plan is what a worker needs to know in numbers, one int64 array: what is the same in all of them, in the order of
+# _plan, from OWN on what a kernel adds, from TABLE on the table.
+OWN, TABLE = 14, 20
+
+
+def plan_of(p, lengths, team, own, blocks):
+    """The plan for a problem: `own` are the kernel's numbers, blocks the table's."""
+    return _plan(p, lengths, team, own, blocks) if p.ragged else _even_plan(p, team, own, blocks)
+
+
+@lru_cache(maxsize=1024)
+def _even_plan(p, team, own, blocks):
+    return _plan(p, even(p), team, own, blocks)
+
+
+def _plan(p, lengths, team, own, blocks):
+    tile, biases, peepholes, _ = rnn_pack.layout(p)
+    of_layout = (rnn_pack.tiles_of(p), tile, biases, peepholes if p.peephole else 0)
+    of_problem = (p.b, p.t, p.i, p.h, p.directions, stride_of(p), SAVED[p.cell], option_of(p))
+    numbers = [*of_problem, *of_layout]
+    places = table(p, lengths, blocks, p.i)
+    plan = np.zeros(TABLE + places.size, np.int64)
+    plan[: len(numbers)] = numbers
+    plan[OWN : OWN + len(own)] = own
+    plan[TABLE:] = places
+    return plan
+
+
+@lru_cache(maxsize=64)
+def addresses(worker, dtype, extra):
+    """Where a worker is, compiled for arrays of `dtype`; extra: how many int64 arrays it has beside the plan."""
+    values, numbers = np.empty(1, dtype), np.empty(1, np.int64)
+    return address_of(worker, *[values] * 8, *[numbers] * (1 + extra), values)
+
+
 def stride_of(p):
     """Rows of x from one step to the next."""
     return 1 if p.batch_first else p.b
@@ -61,16 +117,6 @@ def stride_of(p):
 def even(p):
     """The lengths of sequences that all have p.t steps."""
     return np.full(p.b, p.t)
-
-
-def table_of(p, lengths, blocks):
-    """`table` of rows of x, of the lengths where there are such."""
-    return table(p, lengths, blocks, p.i) if p.ragged else _even_table(p, blocks)
-
-
-@lru_cache(maxsize=256)
-def _even_table(p, blocks):
-    return table(p, even(p), blocks, p.i)
 
 
 def table(p, lengths, blocks, width):
@@ -100,8 +146,8 @@ def pointwise_cost(p):
 def register(algorithm, run, memory, cost, unsupported=lambda p: None):
     """Register `run` for all cells, in evaluation and in training.
 
-    run(p, arrays, lengths, scratch): arrays are flat, x, packed weights, h0, c0, y, hn, cn, saved; memory(p): the elements
-    of scratch that it needs; cost(p): without what packing costs.
+    run(p, arrays, lengths, scratch): arrays are flat, x, packed weights, h0, c0, y, hn, cn, saved; memory(p): the
+    elements of scratch that it needs; cost(p): without what packing costs.
     """
 
     def scratch(p):

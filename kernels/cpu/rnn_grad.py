@@ -12,6 +12,7 @@ four vectors of units, u[direction][column][gate element][4][lane].
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -207,14 +208,14 @@ def _even_table(p, blocks):
 
 def _cost(p):
     # The steps' products, then two products for the weights and one for x.
-    return 1.15 * p.flops * (2 if p.i == 0 else 2.0) + 400.0 * p.t * p.b * p.directions * p.h + 200_000
+    return 2.3 * p.flops + 400.0 * p.t * p.b * p.directions * p.h + 200_000
 
 
 def grad(p, x, w_ih, w_hh, peephole, saved, gy, ghn, gcn, lengths, *rest):
     gx, gw_ih, gw_hh, gb_ih, gb_hh, gp, gh0, gc0, scratch = rest
     cell = CELLS[p.cell]
     parts = np.cumsum([0, *_parts(p)])
-    u, dz, work, of_gemm = (scratch[a:b] for a, b in zip(parts[:-1], parts[1:], strict=True))
+    u, dz, work, of_gemm = (scratch[a:b] for a, b in pairwise(parts))
     depth, columns, z_pitch = p.gates * p.h, _columns(p), _z_pitch(p)
     pieces = p.directions * columns
     parallel(_pack, threads.team(8.0 * u.size, pieces), w_hh.reshape(-1), u, depth, p.h, columns, pieces)
@@ -232,31 +233,63 @@ def grad(p, x, w_ih, w_hh, peephole, saved, gy, ghn, gcn, lengths, *rest):
     out = [a.reshape(-1) for a in (gh0, gc0)]
     parallel(_WORKERS[p.cell], team, u, *arrays, dz, *out, places, (*sizes, cell.first_of_h * p.h, columns), work)
 
-    # In the order of the weights' rows: where dz has their gradients for x, and for h, and how many rows.
-    of_x = [(1, 0, 2), (0, 2, 1)] if p.cell == "gru" else [(0, 0, p.gates)]
-    rows, h = p.t * p.b, p.h
-    z = dz.reshape(p.directions, rows, z_pitch)
-    flat_x, none = x.reshape(-1), gemm.NO_BIAS[p.dtype]
+    _products(p, x, w_ih, saved, dz.reshape(p.directions, p.t * p.b, z_pitch), lengths, gx, gw_ih, gw_hh, of_gemm)
     for d in range(p.directions):
-        flat, own = z[d].reshape(-1), saved[d].reshape(-1)
-        for k, (column, row, count) in enumerate(of_x):
-            part, weights = flat[column * h :], slice(row * h, (row + count) * h)
-            gemm.product(part, (1, z_pitch), flat_x, (1, p.i), gw_ih[d][weights], rows, none, of_gemm)
-            w = w_ih[d][weights].reshape(-1)
-            to = gx.reshape(rows, p.i)
-            gemm.product(part, (z_pitch, 1), w, (1, p.i), to, count * h, none, of_gemm, accumulate=d + k > 0)
-        part = flat[cell.first_of_h * h :]
-        gemm.product(part, (1, z_pitch), own[(saves - 1) * h :], (1, saves * h), gw_hh[d], rows, none, of_gemm)
+        sums = dz.reshape(p.directions, -1, z_pitch)[d, :, : cell.gradients * p.h]
         if p.bias:
-            sums = z[d][:, : cell.gradients * h].sum(axis=0)
-            for column, row, count in of_x:
-                gb_ih[d][row * h : (row + count) * h] = sums[column * h : (column + count) * h]
-            gb_hh[d] = sums[cell.first_of_h * h :]
+            sums = sums.sum(axis=0)
+            for column, row, count in _OF_X[p.cell]:
+                gb_ih[d][row * p.h : (row + count) * p.h] = sums[column * p.h : (column + count) * p.h]
+            gb_hh[d] = sums[cell.first_of_h * p.h :]
         if p.peephole:
             i, f, g, _, old = (saved[d][:, k] for k in range(5))
-            gates = z[d][:, : 4 * h].reshape(rows, 4, h)
+            gates = dz.reshape(p.directions, -1, z_pitch)[d, :, : 4 * p.h].reshape(-1, 4, p.h)
             new = f * old + i * g
             gp[d] = np.concatenate([np.einsum("rh,rh->h", gates[:, k], c) for k, c in ((0, old), (1, old), (3, new))])
+
+
+# Where in dz the gradients for x are that belong to which rows of w_ih, and how many: (in dz, in w_ih, count)·h.
+_OF_X = {"lstm": [(0, 0, 4)], "gru": [(1, 0, 2), (0, 2, 1)], "rnn": [(0, 0, 1)]}
+
+
+def _products(p, x, w_ih, saved, dz, lengths, gx, gw_ih, gw_hh, of_gemm):
+    """The products of all steps at once: gw_ih, gw_hh and gx."""
+    cell, h, saves, none = CELLS[p.cell], p.h, SAVED[p.cell], gemm.NO_BIAS[p.dtype]
+    rows, to = x.reshape(-1, p.i), gx.reshape(-1, p.i)
+    before = saved[:, :, saves - 1]
+    real = _rows_of_sequences(p, lengths)
+    if real is not None:
+        # Nothing of the padding, whatever it holds.
+        rows, dz, before, to = rows[real], dz[:, real], before[:, real], np.empty((len(real), p.i), gx.dtype)
+        gx.fill(0)
+    count, pitch = len(rows), dz.shape[2]
+    step = before.strides[1] // before.itemsize
+    for d in range(p.directions):
+        flat = dz[d].reshape(-1)
+        for k, (column, row, gates) in enumerate(_OF_X[p.cell]):
+            part, weights = flat[column * h :], slice(row * h, (row + gates) * h)
+            gemm.product(part, (1, pitch), rows.reshape(-1), (1, p.i), gw_ih[d][weights], count, none, of_gemm)
+            w = w_ih[d][weights].reshape(-1)
+            gemm.product(part, (pitch, 1), w, (1, p.i), to, gates * h, none, of_gemm, accumulate=d + k > 0)
+        part, states = flat[cell.first_of_h * h :], _from(before[d])
+        gemm.product(part, (1, pitch), states, (1, step), gw_hh[d], count, none, of_gemm)
+    if real is not None:
+        gx.reshape(-1, p.i)[real] = to
+
+
+def _from(a):
+    """The memory from the first element of `a` on, flat: kernels are told of strides beside it."""
+    size = sum((n - 1) * s // a.itemsize for n, s in zip(a.shape, a.strides, strict=True)) + 1 if a.size else 0
+    return np.lib.stride_tricks.as_strided(a, (size,), (a.itemsize,))
+
+
+def _rows_of_sequences(p, lengths):
+    """The rows of x that belong to sequences, None if all do."""
+    if not p.ragged or lengths.min(initial=p.t) == p.t:
+        return None
+    times = np.arange(p.t)
+    inside = times < lengths[:, None] if p.batch_first else times[:, None] < lengths
+    return np.flatnonzero(inside)
 
 
 for _name in CELLS:

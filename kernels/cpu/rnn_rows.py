@@ -12,24 +12,24 @@ on padding. Weights: see rnn_pack.
 from __future__ import annotations
 
 from fastconv import threads
-from fastconv.kernels.cpu import rnn_pack
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
+from fastconv.kernels.cpu.rnn_cells import CELLS
 from fastconv.kernels.cpu.rnn_forward import (
     FEWER,
     MOST,
+    OWN,
+    TABLE,
+    addresses,
     make_finish,
+    plan_of,
     pointwise_cost,
     register,
     rows_of,
-    stride_of,
-    table_of,
 )
-from fastconv.kernels.cpu.rnn_pack import padded, tiles_of, width_of
+from fastconv.kernels.cpu.rnn_pack import padded, width_of
 from fastconv.kernels.cpu.simd import flush_denormals, lanes, quotient, restore_denormals
-from fastconv.kernels.cpu.team import parallel, take
+from fastconv.kernels.cpu.team import parallel_at, take
 from fastconv.kernels.cpu.tiles import listed_rows, outer_into, repeated, row_offsets, store_whole
-from fastconv.problem import SAVED
 
 # Sequences that a thread takes through all steps at once; more of them would not meet their states in the cache again.
 _TOGETHER = 48
@@ -63,11 +63,13 @@ def _make_worker(cell):
     most, fewer = _make_products(MOST, cell), _make_products(FEWER, cell)
 
     @njit
-    def rows_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, table, sizes, layout, work):
+    def rows_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, plan, work):
         """Take piece after piece: some sequences in one direction, through all steps."""
         flushed = flush_denormals()
-        rows, steps, features, h, directions, stride, blocks, saves, option, share = sizes
-        tiles, tile_size, biases, peepholes = layout
+        rows, steps, features, h, directions = plan[0], plan[1], plan[2], plan[3], plan[4]
+        stride, saves, option = plan[5], plan[6], plan[7]
+        tiles, tile_size, biases, peepholes = plan[8], plan[9], plan[10], plan[11]
+        blocks, share = plan[OWN], plan[OWN + 1]
         width = lanes(u)
         pitch, gates = tiles * tile_units * width, 4 * width
         # A thread's memory: the sums of a tile, then h of two steps, then c.
@@ -82,19 +84,19 @@ def _make_worker(cell):
             larger = rows - share_of_block * blocks
             begin, count = block * share_of_block + min(block, larger), share_of_block + (1 if block < larger else 0)
             cells = states + 2 * count * pitch
-            starts = 4 * direction * rows + begin
+            starts = TABLE + 4 * direction * rows + begin
             numbers, indices, lengths = starts + rows, starts + 2 * rows, starts + 3 * rows
             forth = -stride if direction else stride
             of_step = (direction, directions, direction * rows * steps, saves, h, option)
             of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
             for r in range(count):
-                given = (direction * rows + table[indices + r]) * h
+                given = (direction * rows + plan[indices + r]) * h
                 for k in range(pitch):
                     work[states + r * pitch + k] = h0[given + k] if h0.size and k < h else 0.0
                     work[cells + r * pitch + k] = c0[given + k] if c0.size and k < h else 0.0
             running = count
             for now in range(steps):
-                while running and table[lengths + running - 1] <= now:
+                while running and plan[lengths + running - 1] <= now:
                     running -= 1
                 if running == 0:
                     break
@@ -112,14 +114,14 @@ def _make_worker(cell):
                         n = min(wanted, running - row)
                         xi, hi = now * forth * features, h_from + row * pitch
                         if wanted > FEWER:
-                            most(x, xi, table, starts + row, n, features, u, at, bias, work, hi, pitch, depth, buffer)
+                            most(x, xi, plan, starts + row, n, features, u, at, bias, work, hi, pitch, depth, buffer)
                         else:
-                            fewer(x, xi, table, starts + row, n, features, u, at, bias, work, hi, pitch, depth, buffer)
-                        finish(tile, row, n, buffer, work, u, y, saved, table, places, of_step)
+                            fewer(x, xi, plan, starts + row, n, features, u, at, bias, work, hi, pitch, depth, buffer)
+                        finish(tile, row, n, buffer, work, u, y, saved, plan, places, of_step)
                         row += n
             for r in range(count):
-                given = (direction * rows + table[indices + r]) * h
-                last = states + ((table[lengths + r] & 1) * count + r) * pitch
+                given = (direction * rows + plan[indices + r]) * h
+                last = states + ((plan[lengths + r] & 1) * count + r) * pitch
                 for k in range(h):
                     hn[given + k] = work[last + k]
                 if cn.size:
@@ -149,10 +151,8 @@ _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
 def _run(p, arrays, lengths, scratch):
     team = threads.team(p.flops, p.b * p.directions)
     blocks = blocks_of(p, team)
-    sizes = (p.b, p.t, p.i, p.h, p.directions, stride_of(p), blocks, SAVED[p.cell], option_of(p), _share(p))
-    tile, biases, peepholes, _ = rnn_pack.layout(p)
-    layout = (tiles_of(p), tile, biases, peepholes if p.peephole else 0)
-    parallel(_WORKERS[p.cell], team, *arrays, table_of(p, lengths, blocks), sizes, layout, scratch)
+    plan = plan_of(p, lengths, team, (blocks, _share(p)), blocks)
+    parallel_at(addresses(_WORKERS[p.cell], p.dtype, 0), team, (*arrays, plan, scratch))
 
 
 def _cost(p):

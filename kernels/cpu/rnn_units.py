@@ -12,33 +12,29 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv import threads
-from fastconv.kernels.cpu import rnn_pack
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
+from fastconv.kernels.cpu.rnn_cells import CELLS
 from fastconv.kernels.cpu.rnn_forward import (
     FEWER,
     MOST,
+    OWN,
+    TABLE,
+    addresses,
     make_finish,
+    patience_of,
+    plan_of,
     pointwise_cost,
     register,
     rows_of,
-    stride_of,
-    table_of,
+    stepping_team,
 )
 from fastconv.kernels.cpu.rnn_pack import padded, tiles_of, width_of
 from fastconv.kernels.cpu.simd import flush_denormals, lanes, quotient, restore_denormals
-from fastconv.kernels.cpu.team import gather, keep_step, new_lines, parallel
+from fastconv.kernels.cpu.team import done_step, gather, parallel_at, wait_for_step
 from fastconv.kernels.cpu.tiles import listed_rows, load_whole, outer_into, repeated, row_offsets, store_whole
-from fastconv.problem import SAVED
 
 # Rows of x that are multiplied at once.
 _AHEAD = 48
-
-# Fewer flops a step than these are sooner done by one thread than waited for by two.
-_ALONE_BELOW = 30_000
-
-# How many pauses the others are waited for when a call begins, for each flop of it, and at most.
-_PATIENCE, _LONGEST = 2e-5, 3000
 
 
 def _make_inputs(rows, cell):
@@ -76,14 +72,16 @@ def _make_recurrent(rows, cell):
 def _make_worker(cell):
     finish, tile_units, vectors = make_finish(cell), cell.tile_units, cell.vectors
     most_inputs, fewer_inputs = _make_inputs(MOST, cell), _make_inputs(FEWER, cell)
-    one, two, few, many = (_make_recurrent(rows, cell) for rows in (1, 2, FEWER, MOST))
+    two, few, many = (_make_recurrent(rows, cell) for rows in (2, FEWER, MOST))
 
     @njit
-    def units_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, table, places, lines, sizes, layout, work):
+    def units_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, plan, places, work):
         """Do this thread's unit tiles of all steps, one direction after the other."""
-        rows, steps, features, h, directions, stride, saves, option, patience, ahead = sizes
-        tiles, tile_size, biases, peepholes = layout
-        team = gather(counter, thread, lines, patience)
+        rows, steps, features, h, directions = plan[0], plan[1], plan[2], plan[3], plan[4]
+        stride, saves, option = plan[5], plan[6], plan[7]
+        tiles, tile_size, biases, peepholes = plan[8], plan[9], plan[10], plan[11]
+        patience, ahead = plan[OWN], plan[OWN + 1]
+        team = gather(counter, thread, patience)
         if team == 0:
             return
         flushed = flush_denormals()
@@ -94,25 +92,26 @@ def _make_worker(cell):
         # Shared: h of two steps, c; then each thread's x·W of the steps ahead, [tile][step][row], and the gates of a
         # tile, with room for what whole register tiles compute in vain.
         cells = 2 * rows * pitch
-        own = cells + rows * pitch + begin * ahead * rows * gates
-        buffer = cells + rows * pitch + (tiles * ahead * rows + MOST) * gates + thread * MOST * gates
+        own = cells + rows * pitch + (begin * ahead * rows + 2 * thread * MOST) * gates
+        buffer = own + ((end - begin) * ahead * rows + MOST) * gates
         passed = 0
         for direction in range(directions):
-            starts = 4 * direction * rows
+            starts = TABLE + 4 * direction * rows
             numbers, indices, lengths = starts + rows, starts + 2 * rows, starts + 3 * rows
             forth = -stride if direction else stride
             of_step = (direction, directions, direction * rows * steps, saves, h, option)
             of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
             for r in range(rows):
-                given = (direction * rows + table[indices + r]) * h
+                given = (direction * rows + plan[indices + r]) * h
                 for k in range(begin * units, end * units):
                     work[r * pitch + k] = h0[given + k] if h0.size and k < h else 0.0
                     work[cells + r * pitch + k] = c0[given + k] if c0.size and k < h else 0.0
             passed += 1
-            keep_step(thread, team, lines, passed)
+            done_step(counter, thread, team, passed)
+            wait_for_step(counter, team, passed)
             running = rows
             for now in range(steps):
-                while running and table[lengths + running - 1] <= now:
+                while running and plan[lengths + running - 1] <= now:
                     running -= 1
                 if running == 0:
                     break
@@ -122,10 +121,8 @@ def _make_worker(cell):
                     coming = min(ahead, steps - now)
                     for s in range(coming):
                         for r in range(running):
-                            last = min(now + s, table[lengths + r] - 1)
-                            places[thread * ahead * rows + s * running + r] = (
-                                table[starts + r] + last * forth * features
-                            )
+                            last = min(now + s, plan[lengths + r] - 1)
+                            places[thread * ahead * rows + s * running + r] = plan[starts + r] + last * forth * features
                     chunk_rows = running
                     for tile in range(begin, end):
                         number = direction * tiles + tile
@@ -149,20 +146,19 @@ def _make_worker(cell):
                     tile = end - 1 + begin - turn if now & 1 else turn
                     at = (direction * tiles + tile) * tile_size + features * vectors * width
                     of_x = own + ((tile - begin) * ahead * rows + slot * chunk_rows) * gates
-                    if running == 1:
-                        one(work, of_x, running, h_from, pitch, depth, u, at, buffer)
-                    elif running == 2:
+                    if running <= 2:
                         two(work, of_x, running, h_from, pitch, depth, u, at, buffer)
                     elif running <= FEWER:
                         few(work, of_x, running, h_from, pitch, depth, u, at, buffer)
                     else:
                         many(work, of_x, running, h_from, pitch, depth, u, at, buffer)
-                    finish(tile, 0, running, buffer, work, u, y, saved, table, of_states, of_step)
+                    finish(tile, 0, running, buffer, work, u, y, saved, plan, of_states, of_step)
                 passed += 1
-                keep_step(thread, team, lines, passed)
+                done_step(counter, thread, team, passed)
+                wait_for_step(counter, team, passed)
             for r in range(rows):
-                given = (direction * rows + table[indices + r]) * h
-                last = ((table[lengths + r] & 1) * rows + r) * pitch
+                given = (direction * rows + plan[indices + r]) * h
+                last = ((plan[lengths + r] & 1) * rows + r) * pitch
                 for k in range(begin * units, min(end * units, h)):
                     hn[given + k] = work[last + k]
                     if cn.size:
@@ -180,24 +176,17 @@ def _ahead(p):
 def _memory(p):
     """Elements of scratch without packed weights, for any number of threads."""
     gates = 4 * width_of(p)
-    of_x = (tiles_of(p) * _ahead(p) * p.b + MOST) * gates
-    return 3 * p.b * padded(p) + of_x + threads.available() * MOST * gates
+    return 3 * p.b * padded(p) + (tiles_of(p) * _ahead(p) * p.b + threads.available() * 2 * MOST) * gates
 
 
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
 
 
 def _run(p, arrays, lengths, scratch):
-    flops, eager = p.flops / max(p.t * p.directions, 1), threads.is_eager()
-    team = threads.team(p.flops, tiles_of(p)) if flops >= _ALONE_BELOW or eager else 1
-    patience = 100 * _LONGEST if eager else int(min(_LONGEST, p.flops * _PATIENCE))
-    ahead = _ahead(p)
-    sizes = (p.b, p.t, p.i, p.h, p.directions, stride_of(p), SAVED[p.cell], option_of(p), patience, ahead)
-    tile, biases, peepholes, _ = rnn_pack.layout(p)
-    layout = (tiles_of(p), tile, biases, peepholes if p.peephole else 0)
+    team, ahead = stepping_team(p), _ahead(p)
+    plan = plan_of(p, lengths, team, (patience_of(p), ahead), 1)
     places = np.empty(team * ahead * p.b, np.int64)
-    rest = (table_of(p, lengths, 1), places, new_lines(team), sizes, layout, scratch)
-    parallel(_WORKERS[p.cell], team, *arrays, *rest)
+    parallel_at(addresses(_WORKERS[p.cell], p.dtype, 1), team, (*arrays, plan, places, scratch))
 
 
 def _cost(p):
@@ -209,7 +198,7 @@ def _cost(p):
 
 
 def _unsupported(p):
-    return None if p.b <= MOST else f"{p.b} sequences, needs at most {MOST}"
+    return None if 1 < p.b <= MOST else f"{p.b} sequences, needs 2 to {MOST}"
 
 
 register("units", _run, _memory, _cost, _unsupported)

@@ -233,8 +233,9 @@ TEAM, BY_ONE = 0, 1
 
 
 def new_counter(team):
-    """What `take` counts in: the team's size, then a cache line for each thread with what is taken of its share."""
-    counter = np.zeros(8 * (team + 1), np.int64)
+    """What a job's threads have in common: the team's size; a cache line for each thread in which `take` counts what is
+    taken of its share; then the gate, and a line for each thread that says which step it has done."""
+    counter = np.zeros(16 * (team + 1), np.int64)
     counter[TEAM] = team
     return counter
 
@@ -258,19 +259,12 @@ def take(counter, thread, pieces):
     return -1
 
 
-# Threads that go through steps together. `lines` is an int64 array: GATE, then a cache line for each thread.
-GATE = 0
 # What the gate says once it is decided; before, how many helpers have come.
 _ALL, _ALONE = 2**40, -(2**40)
 # Looks at another thread's line before one pauses between them, and pauses before one gives up the core between them.
 _LOOKS, _PAUSES = 100, 3000
 
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
-
-
-def new_lines(team):
-    """What `gather` and `keep_step` need, for one job."""
-    return np.zeros(8 * (team + 1), np.int64)
 
 
 @intrinsic
@@ -295,22 +289,23 @@ def _look(typingctx, lines, index):
 
 
 @inner
-def gather(counter, thread, lines, patience):
+def gather(counter, thread, patience):
     """How many threads do this job step by step: all of the team, if all have come within `patience` pauses of the
     caller, else it alone; 0 for a helper that came too late, which has to leave."""
     team = counter[TEAM]
+    gate = 8 * (team + 1)
     if thread == 0:
         if counter[BY_ONE]:
             return 1
-        while patience > 0 and _read(lines, GATE) < team - 1:
+        while patience > 0 and _read(counter, gate) < team - 1:
             _pause()
             patience -= 1
-        all_here = _read(lines, GATE) == team - 1
-        _write(lines, GATE, _ALL if all_here else _ALONE)
+        all_here = _read(counter, gate) == team - 1
+        _write(counter, gate, _ALL if all_here else _ALONE)
         return team if all_here else 1
-    _add(lines, GATE, 1)
+    _add(counter, gate, 1)
     while True:
-        said = _read(lines, GATE)
+        said = _read(counter, gate)
         if said >= _ALL:
             return team
         if said < 0:
@@ -319,14 +314,20 @@ def gather(counter, thread, lines, patience):
 
 
 @inner
-def keep_step(thread, threads_here, lines, step):
-    """Say that this thread has done `step`, 1, 2, …, and wait until all others have."""
+def done_step(counter, thread, threads_here, step):
+    """Say that this thread has done `step`, 1, 2, …"""
+    if threads_here > 1:
+        _publish(counter, 8 * (threads_here + 2 + thread), step)
+
+
+@inner
+def wait_for_step(counter, threads_here, step):
+    """Wait until all threads have done `step`."""
     if threads_here == 1:
         return
-    _publish(lines, 8 * (thread + 1), step)
     for other in range(threads_here):
         looks = 0
-        while _look(lines, 8 * (other + 1)) < step:
+        while _look(counter, 8 * (threads_here + 2 + other)) < step:
             looks += 1
             if looks > _LOOKS:
                 _pause()
@@ -448,11 +449,20 @@ def _address(worker, counter, args):
     return found
 
 
+def address_of(worker, *args):
+    """Where `worker` is, compiled for a counter, a thread and `args`."""
+    return _address(worker, new_counter(1), args)
+
+
 def parallel(worker, team, *args):
     """Run worker(counter, thread, *args) on up to `team` threads, never on more than `threads.available()`."""
+    parallel_at(_address(worker, new_counter(1), args), team, args)
+
+
+def parallel_at(address, team, args):
+    """`parallel`, of a worker whose address is known: finding it takes longer than a small job."""
     team = min(team, _team.most)
     counter = new_counter(team)
-    address = _address(worker, counter, args)
     if team > 1 and not threads.rests(_team.alone_until) and _team.lock.acquire(blocking=False):
         mine = _team
         try:

@@ -1,0 +1,240 @@
+"""lstm/one, gru/one, rnn/one: recurrent layers on one sequence, the hidden units divided among the threads.
+
+A step on one sequence is bound by reading U, every step anew. So each thread has some of the unit tiles for all steps:
+it reads the same part of U again and again, which its own cache holds as far as it can, forwards on even steps and
+backwards on odd ones, so that what was read last is read first. Reading leaves the multipliers idle for more than half
+of the time. The products with x, which need no step to be over, use it: while a thread goes through five steps, it
+makes x·W of the next five for its own tiles, a register tile of 5 rows × 4 vectors, an element of x after each few
+elements of h. After each step the threads wait for each other, by one store and one load each: h(t) is all that they
+exchange.
+"""
+
+from __future__ import annotations
+
+from fastconv import threads
+from fastconv.kernels.cpu.jit import inner, njit
+from fastconv.kernels.cpu.rnn_cells import CELLS
+from fastconv.kernels.cpu.rnn_forward import (
+    OWN,
+    TABLE,
+    addresses,
+    make_finish,
+    patience_of,
+    plan_of,
+    pointwise_cost,
+    register,
+    stepping_team,
+)
+from fastconv.kernels.cpu.rnn_pack import padded, tiles_of, width_of
+from fastconv.kernels.cpu.simd import add, flush_denormals, lanes, load, quotient, restore_denormals, store
+from fastconv.kernels.cpu.team import done_step, gather, parallel_at, wait_for_step
+from fastconv.kernels.cpu.tiles import load_whole, outer_into, repeated, row_offsets, store_whole
+
+# Steps whose products with x are made at once: as many rows as leave registers for a step's own sums.
+AHEAD = 5
+
+# Bytes of U up to which a thread goes through them twice a step, half of h at a time, so that it need not wait. Of more
+# its cache would not hold what it reads first in the next step.
+_OWN_CACHE = 2**19
+
+
+def _make_inputs(rows, cell):
+    of_x, vectors = cell.of_x, cell.vectors
+
+    @inner
+    def inputs(x, u, work, xi, forth, n, features, at, bias, to):
+        """work.flat[to:] = bias + x·W of n steps, which begin at xi, xi + forth, … in x."""
+        tile = repeated(u, bias, rows, 4)
+        starts = row_offsets(tile, n, forth)
+        step = vectors * lanes(u)
+        for k in range(features):
+            tile = outer_into(tile, x, xi + k, starts, u, at + k * step, of_x)
+        store_whole(tile, work, to, 4 * lanes(u), False)
+
+    return inputs
+
+
+def _make_half(cell):
+    of_h, vectors = cell.of_h, cell.vectors
+
+    @inner
+    def half(u, work, start, hi, begin, end, at, to):
+        """work.flat[to:] = what stands at `start` + elements begin … end − 1 of h(t−1) times U."""
+        tile = load_whole(work, start, 4 * lanes(u), 1, 4)
+        one = row_offsets(tile, 1, 0)
+        step = vectors * lanes(u)
+        for k in range(begin, end):
+            tile = outer_into(tile, work, hi + k, one, u, at + k * step, of_h)
+        store_whole(tile, work, to, 4 * lanes(u), False)
+
+    return half
+
+
+def _make_both(cell):
+    of_x, of_h, vectors = cell.of_x, cell.of_h, cell.vectors
+
+    @inner
+    def both(u, work, start, hi, begin, end, at, to, x, xi, forth, n, first, count, w_at, later_to):
+        """`half`, and meanwhile what stands at later_to, of n later steps, plus their elements first … of x times W."""
+        ours = load_whole(work, start, 4 * lanes(u), 1, 4)
+        later = load_whole(work, later_to, 4 * lanes(u), AHEAD, 4)
+        one, rows = row_offsets(ours, 1, 0), row_offsets(later, n, forth)
+        step = vectors * lanes(u)
+        each = quotient(end - begin, max(1, count))
+        for k in range(count):
+            later = outer_into(later, x, xi + first + k, rows, u, w_at + (first + k) * step, of_x)
+            for j in range(begin + k * each, begin + k * each + each):
+                ours = outer_into(ours, work, hi + j, one, u, at + j * step, of_h)
+        for j in range(begin + count * each, end):
+            ours = outer_into(ours, work, hi + j, one, u, at + j * step, of_h)
+        store_whole(ours, work, to, 4 * lanes(u), False)
+        store_whole(later, work, later_to, 4 * lanes(u), False)
+
+    return both
+
+
+@inner
+def _add(work, one, other, to, width):
+    """The four vectors work.flat[to:] = those at `one` + those at `other`."""
+    for v in range(4):
+        store(work, to + v * width, add(load(work, one + v * width), load(work, other + v * width)))
+
+
+def _make_worker(cell):
+    finish, tile_units, vectors = make_finish(cell), cell.tile_units, cell.vectors
+    first_inputs, single_inputs = _make_inputs(AHEAD, cell), _make_inputs(1, cell)
+    half, both = _make_half(cell), _make_both(cell)
+
+    @njit
+    def one_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, plan, work):
+        """Do this thread's unit tiles of all steps, one direction after the other."""
+        steps, features, h, directions = plan[1], plan[2], plan[3], plan[4]
+        stride, saves, option = plan[5], plan[6], plan[7]
+        tiles, tile_size, biases, peepholes = plan[8], plan[9], plan[10], plan[11]
+        patience = plan[OWN]
+        team = gather(counter, thread, patience)
+        if team == 0:
+            return
+        flushed = flush_denormals()
+        width = lanes(u)
+        units, gates = tile_units * width, 4 * width
+        pitch = tiles * units
+        begin, end = quotient(tiles * thread, team), quotient(tiles * (thread + 1), team)
+        own_tiles = end - begin
+        # Shared: h of two steps, c. Each tile's: x·W of five steps and of the next five, and a part of its sums. Each
+        # thread's: h before the first step, four vectors of zeros, a tile's sums and the rest of them.
+        cells = 2 * pitch
+        products = cells + pitch
+        partial = products + tiles * 2 * AHEAD * gates
+        initial = partial + tiles * gates + thread * (pitch + 3 * gates)
+        zeros = initial + pitch
+        buffer, rest = zeros + gates, zeros + 2 * gates
+        for k in range(gates):
+            work[zeros + k] = 0.0
+        # Sums over h are two, of the units that two threads have, whatever the team.
+        middle = min(h, quotient(tiles, 2) * units)
+        apart = team == 2 and own_tiles * vectors * width * h * work.itemsize <= _OWN_CACHE
+        passed = 0
+        for direction in range(directions):
+            of_table = TABLE + 4 * direction
+            start, length = plan[of_table], plan[of_table + 3]
+            forth = (-stride if direction else stride) * features
+            of_step = (direction, directions, direction * steps, saves, h, option)
+            of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
+            for k in range(pitch):
+                work[initial + k] = h0[direction * h + k] if h0.size and k < h else 0.0
+            for k in range(begin * units, end * units):
+                work[cells + k] = c0[direction * h + k] if c0.size and k < h else 0.0
+            for tile in range(begin, end):
+                place = direction * tiles + tile
+                to, at, bias = products + tile * 2 * AHEAD * gates, place * tile_size, biases + place * gates
+                if length == 1:
+                    single_inputs(x, u, work, start, forth, 1, features, at, bias, to)
+                elif length:
+                    first_inputs(x, u, work, start, forth, min(AHEAD, length), features, at, bias, to)
+            for now in range(length):
+                h_from = (now & 1) * pitch if now else initial
+                h_to = (1 - (now & 1)) * pitch
+                shift = -now * stride if direction else now * stride
+                places = (of_table + 1, shift, h_from, h_to, cells, pitch, of_peepholes)
+                known = now or h0.size
+                chunk = quotient(now, AHEAD)
+                slot, next_step = now - chunk * AHEAD, chunk * AHEAD + AHEAD
+                later = min(AHEAD, length - next_step)
+                # The first half of the units' sum begins with x's, the second with zeros; each thread begins with the
+                # half that it made itself, where it can do all of that while the other's arrives.
+                second_first = apart and thread == 1
+                one_from, one_to = (middle, h) if second_first else (0, middle)
+                two_from, two_to = (0, middle) if second_first else (middle, h)
+                if not known:
+                    one_to, two_to = one_from, two_from
+                if not apart:
+                    wait_for_step(counter, team, passed)
+                for phase in range(2 if apart else 1):
+                    if phase == 1:
+                        wait_for_step(counter, team, passed)
+                    for turn in range(own_tiles):
+                        tile = end - 1 - turn if now & 1 else begin + turn
+                        at = (direction * tiles + tile) * tile_size + features * vectors * width
+                        of_x = products + (tile * 2 * AHEAD + (chunk & 1) * AHEAD + slot) * gates
+                        part_to = partial + tile * gates
+                        if phase == 0:
+                            from_one = zeros if second_first else of_x
+                            half(u, work, from_one, h_from, one_from, one_to, at, part_to)
+                            if apart:
+                                continue
+                        from_two = of_x if second_first else zeros
+                        # Five steps have five times as many turns as there are tiles: a fifth of a tile's x·W each.
+                        job = slot * own_tiles + turn
+                        which = quotient(job, AHEAD)
+                        part = job - which * AHEAD
+                        first = quotient(features * part, AHEAD)
+                        count = quotient(features * (part + 1), AHEAD) - first if later > 0 else 0
+                        place = direction * tiles + begin + which
+                        later_to = products + ((begin + which) * 2 * AHEAD + (1 - (chunk & 1)) * AHEAD) * gates
+                        if part == 0 and later > 0:
+                            store_whole(repeated(u, biases + place * gates, AHEAD, 4), work, later_to, gates, False)
+                        if count:
+                            args = (start + next_step * forth, forth, later, first, count, place * tile_size, later_to)
+                            both(u, work, from_two, h_from, two_from, two_to, at, rest, x, *args)
+                        else:
+                            half(u, work, from_two, h_from, two_from, two_to, at, rest)
+                        _add(work, part_to, rest, buffer, width)
+                        finish(tile, 0, 1, buffer, work, u, y, saved, plan, places, of_step)
+                passed += 1
+                done_step(counter, thread, team, passed)
+            # The next direction begins with its own state, but in the same memory.
+            wait_for_step(counter, team, passed if direction + 1 < directions else 0)
+            last = (length & 1) * pitch if length else initial
+            for k in range(begin * units, min(end * units, h)):
+                hn[direction * h + k] = work[last + k]
+                if cn.size:
+                    cn[direction * h + k] = work[cells + k]
+        restore_denormals(flushed)
+
+    return one_worker
+
+
+def _memory(p):
+    """Elements of scratch without packed weights, for any number of threads."""
+    gates = 4 * width_of(p)
+    return 3 * padded(p) + tiles_of(p) * (2 * AHEAD + 1) * gates + threads.available() * (padded(p) + 3 * gates)
+
+
+_WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
+
+
+def _run(p, arrays, lengths, scratch):
+    team = stepping_team(p)
+    plan = plan_of(p, lengths, team, (patience_of(p),), 1)
+    parallel_at(addresses(_WORKERS[p.cell], p.dtype, 0), team, (*arrays, plan, scratch))
+
+
+def _cost(p):
+    # Reading U at each step takes about as long as ten flops for each element.
+    weights = 10.0 * p.t * p.directions * p.gates * p.h * p.h
+    inputs = 1.5 * p.t * p.directions * p.gates * p.h * p.i
+    return weights + inputs + pointwise_cost(p) + 40_000
+
+
+register("one", _run, _memory, _cost, lambda p: None if p.b == 1 else f"{p.b} sequences, needs 1")
