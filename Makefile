@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PEERS := .bench
 PEER_ENVIRONMENTS := $(patsubst bench/peers/requirements/%.txt,$(PEERS)/%/.made,$(wildcard bench/peers/requirements/*.txt))
 
-.PHONY: demo test lint bench bench-env bench-conv bench-rnn readme clean
+.PHONY: demo vowels g2p vad vanishing_gradients test lint bench bench-env bench-conv bench-rnn readme clean
 
 # Each extra leaves a mark, so that a second `make` installs nothing.
 $(VENV)/.%: pyproject.toml
@@ -15,6 +15,10 @@ $(VENV)/.%: pyproject.toml
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/lenet.py
+
+# make vowels ARGS="--cell gru"
+vowels g2p vad vanishing_gradients: $(VENV)/.examples
+	$(BIN)/python examples/$@.py $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

@@ -516,7 +516,7 @@ def _recurrent_problem(
     """What a recurrent layer with these arguments asks of a kernel."""
     given = {"b_ih": b_ih, "b_hh": b_hh, "p": p, **dict(states)}
     dtype = _checked(x=x, w_ih=w_ih, w_hh=w_hh, **{name: a for name, a in given.items() if a is not None})
-    directions, rows, hidden = problems.shape("w_hh", w_hh.shape, "directions gates·hidden_size hidden_size")
+    directions, _rows, hidden = problems.shape("w_hh", w_hh.shape, "directions gates·hidden_size hidden_size")
     if (b_ih is None) is not (b_hh is None):
         raise ValueError(f"b_hh={b_hh if b_hh is None else b_hh.shape}: needs both biases or none")
     problem = RecurrentProblem.make(

@@ -98,7 +98,7 @@ def _gradients(p: RecurrentProblem, given: dict[str, Array]) -> tuple[Array, ...
     lstm = p.cell == "lstm"
     found: list[dict[str, Array]] = []
     # What was saved holds all that biases and states did.
-    blank = {name: np.empty(0) for name in ("h0", "c0")} | {name: given["w_ih"][..., 0] for name in ("b_ih", "b_hh")}
+    blank = {name: np.empty(0) for name in ("h0", "c0")} | dict.fromkeys(("b_ih", "b_hh"), given["w_ih"][..., 0])
     for d in range(p.directions):
         cell, arguments = _of_direction(
             p, {**given, **blank, "b_ih": given["w_ih"][..., 0], "b_hh": given["w_ih"][..., 0]}, d

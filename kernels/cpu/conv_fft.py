@@ -25,7 +25,7 @@ from fastconv.kernels.cpu.epilogue import RELU, code_of, finish
 from fastconv.kernels.cpu.fft_transforms import add_products, height_of, no_sums, restore, store_sums, transform
 from fastconv.kernels.cpu.gemm import NO_BIAS
 from fastconv.kernels.cpu.host import VECTOR_BYTES
-from fastconv.kernels.cpu.jit import inner, njit
+from fastconv.kernels.cpu.jit import allocating, inner, njit
 from fastconv.kernels.cpu.simd import (
     add,
     at_least,
@@ -185,7 +185,7 @@ def _convolve(counter, thread, edge, panel, x, u, part_of, bias, floor, z, code,
     restore_denormals(state)
 
 
-@njit
+@allocating
 def _transform_weights(counter, thread, edge, panel, w, u, part_of, layout):
     """u = the spectra of some panels of some groups, see `_convolve`; one channel of a panel after another."""
     state = flush_denormals()

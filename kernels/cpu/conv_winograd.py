@@ -28,7 +28,7 @@ from fastconv import threads
 from fastconv.kernels.cpu.epilogue import RELU, code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS
 from fastconv.kernels.cpu.host import LINE, MASKS, TILE_ROWS, TILE_VECS, VECTOR_BYTES
-from fastconv.kernels.cpu.jit import inner, njit
+from fastconv.kernels.cpu.jit import allocating, inner
 from fastconv.kernels.cpu.simd import (
     flush_denormals,
     lanes,
@@ -221,7 +221,7 @@ def _expect(y, target, halves, count, first, end, out_h, out_w):
                     prefetch_to_write(y, to + i * out_w + u)
 
 
-@njit
+@allocating
 def _convolve(counter, thread, tile, step, overlap, x, u, first_panel, panels, bias, floor, z, code, y, sizes, work):
     """One (group, region, part of the output channels) after another until none is left.
 
@@ -280,7 +280,7 @@ def _convolve(counter, thread, tile, step, overlap, x, u, first_panel, panels, b
     restore_denormals(state)
 
 
-@njit
+@allocating
 def _transform_weights(counter, thread, tile, step, overlap, w, u, first_panel, panels, layout):
     """u = U of `panels` panels of every group from first_panel on, one panel after another until none is left."""
     state = flush_denormals()

@@ -32,7 +32,7 @@ from fastconv.kernels.cpu.emit import I32, I64
 from fastconv.kernels.cpu.epilogue import RELU, code_of, finish
 from fastconv.kernels.cpu.gemm import NO_BIAS, by_vectors
 from fastconv.kernels.cpu.host import LINE, TILE_ROWS, TILE_VECS, VECTOR_BYTES
-from fastconv.kernels.cpu.jit import inner, njit
+from fastconv.kernels.cpu.jit import allocating, inner
 from fastconv.kernels.cpu.simd import (
     add,
     at_least,
@@ -242,7 +242,7 @@ def _write(lines, at, line, first, count, tiles, images, rows, bias, bias_at, fl
         tile += length
 
 
-@njit
+@allocating
 def _convolve(counter, thread, taps, step, x, u, bias, floor, z, code, y, sizes, places, work):
     """One (group, block of images, band of rows, part of the output channels) after another until none is left."""
     state = flush_denormals()
@@ -307,7 +307,7 @@ def _convolve(counter, thread, taps, step, x, u, bias, floor, z, code, y, sizes,
     restore_denormals(state)
 
 
-@njit
+@allocating
 def transform_weights(counter, thread, taps, step, w, u, panels, layout):
     """u = [group][panel][product][channel][filter's row][TILE_ROWS], one panel after another until none is left."""
     state = flush_denormals()

@@ -168,11 +168,19 @@ def _cached(dispatcher):
     return dispatcher
 
 
-_OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": False}
+_OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cfunc_wrapper": True}
+# Nobody counts references to arrays: callers hold them. Counting would be a call wherever an array changes hands, and
+# around each call all that registers hold is stored and loaded again.
+_UNCOUNTED = {"_nrt": False}
 
 
 def njit(function):
-    """Compile `function` for the CPU on first call; cached."""
+    """Compile `function` for the CPU on first call; cached. It cannot make arrays."""
+    return _notice.add(_cached(numba.njit(**_OPTIONS, **_UNCOUNTED)(function)))
+
+
+def allocating(function):
+    """Like `njit`, for functions that make arrays."""
     return _notice.add(_cached(numba.njit(**_OPTIONS)(function)))
 
 
@@ -183,4 +191,4 @@ def inner(function):
 
     A call that is not inlined passes every array as seven numbers, which takes longer than many a small loop.
     """
-    return numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+    return numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS, **_UNCOUNTED)(function)

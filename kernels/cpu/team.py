@@ -192,14 +192,14 @@ def _job(typingctx, address, counter, args):
 
 
 @njit
-def _alone(address, counter, args):
+def _alone(address, counter, *args):
     """Do all of a job on this thread."""
     entry, arguments = _job(address, counter, args)
     _enter(entry, arguments, 0)
 
 
 @njit
-def _lead(mailbox, team, address, counter, args):
+def _lead(mailbox, team, address, counter, *args):
     """Open a job for `team` threads, work on it as number 0, close it, and wait for those still in it.
 
     Returns how many pauses it waited.
@@ -357,7 +357,7 @@ class Team:
             if self.mailbox[OF_HELPER + 8 * number + PARKED]:
                 wake.set()
         begun = time.perf_counter()
-        waited = _lead(self.mailbox, team, address, counter, args) * self._pause_seconds
+        waited = _lead(self.mailbox, team, address, counter, *args) * self._pause_seconds
         ended = time.perf_counter()
         if waited > _LONG_WAIT and waited > _WAITING_SHARE * (ended - begun):
             self.alone_until = ended + _BACK_OFF
@@ -471,4 +471,4 @@ def parallel_at(address, team, args):
             mine.lock.release()
     else:
         counter[BY_ONE] = 1
-        _alone(address, counter, args)
+        _alone(address, counter, *args)
