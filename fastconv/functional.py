@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, TypeAlias
 
@@ -154,7 +154,7 @@ def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]
 class Bound:
     """A kernel and a problem, and what of a call depends on nothing else."""
 
-    __slots__ = ("empty", "kernel", "nbytes", "none", "outputs", "problem", "simple", "weights")
+    __slots__ = ("empty", "kernel", "nbytes", "none", "outputs", "problem", "run", "simple", "weights")
 
     def __init__(self, kernel: Kernel, problem: Problem) -> None:
         self.kernel, self.problem = kernel, problem
@@ -166,6 +166,7 @@ class Bound:
         # No images: nothing to do, and a sum over nothing is zero.
         self.empty = problem.flops == 0
         self.nbytes = 0 if self.empty else kernel.scratch(problem) * problems.itemsize(problem.dtype)
+        self.run = partial(kernel.run, problem) if kernel.ready is None else kernel.ready(problem)
         op = OPS[kernel.op]
         self.weights = [op.inputs.index(name) for name in op.weights] if kernel.prepare is not None else None
         # For one output and nothing else, when Python's own time is most of a call's: arrays in, that output out.
@@ -193,7 +194,7 @@ class Bound:
         memory = _workspace.take(self.nbytes)
         try:
             scratch = memory[: self.nbytes // 4].view(self.problem.dtype)
-            self.kernel.run(self.problem, *arrays, *outputs, scratch, **made)
+            self.run(*arrays, *outputs, scratch, **made)
         finally:
             _workspace.give(memory)
         return outputs

@@ -459,12 +459,13 @@ class RecurrentProblem:
         h, d = integer("hidden_size", hidden_size), integer("directions", directions)
         if d > 2:
             raise ValueError(f"directions={d}: needs 1 or 2")
-        flags = {"relu": relu, "peephole": peephole, "linear": linear}
+        options = {"relu": relu, "peephole": peephole, "linear": linear}
+        flags = {name: boolean(name, flag) for name, flag in options.items()}
         for name, flag in flags.items():
-            if boolean(name, flag) and cell != ("rnn" if name == "relu" else "lstm"):
+            if flag and cell != ("rnn" if name == "relu" else "lstm"):
                 raise ValueError(f"{name}=True: a {cell} cell has no such option")
         rest = (boolean("bias", bias), boolean("state", state), boolean("ragged", ragged), first)
-        return cls(cell, t, b, i, h, d, *rest, *map(bool, flags.values()), known_dtype(dtype))  # type: ignore[arg-type]
+        return cls(cell, t, b, i, h, d, *rest, flags["relu"], flags["peephole"], flags["linear"], known_dtype(dtype))
 
     @property
     def gates(self) -> int:

@@ -25,7 +25,8 @@ _ieee = np.errstate(invalid="ignore", over="ignore")
 
 def _sigmoid(v: Array) -> Array:
     e = np.exp(-np.abs(v))
-    return np.where(v >= 0, 1, e) / (1 + e)
+    result: Array = np.where(v >= 0, 1, e) / (1 + e)
+    return result
 
 
 def _float64(a: npt.ArrayLike) -> Array:
@@ -50,26 +51,30 @@ class Lstm:
     """i, f, o = σ, g = tanh of x·W + h·U + b (i, f see p·c(t−1), o sees p·c(t)); c = f·c + i·g, h = o·σ_h(c)."""
 
     def __init__(self, peephole: npt.ArrayLike | None, linear: bool) -> None:
-        self.p, self.linear = peephole, linear
+        self.p = None if peephole is None else _float64(peephole).reshape(3, -1)
+        self.linear = linear
+
+    def seen(self, which: int, by: Array) -> Array:
+        """Peephole `which` times what is behind it; without peepholes nothing, whatever that is."""
+        return np.zeros_like(by) if self.p is None else np.asarray(self.p[which] * by)
 
     def forward(self, zx: Array, zh: Array, h: Array, c: Array) -> tuple[Array, Array, Saved]:
-        p = np.zeros((3, h.shape[1])) if self.p is None else _float64(self.p).reshape(3, -1)
         i, f, g, o = np.split(zx + zh, 4, axis=1)
-        i, f, g = _sigmoid(i + p[0] * c), _sigmoid(f + p[1] * c), np.tanh(g)
+        i, f, g = _sigmoid(i + self.seen(0, c)), _sigmoid(f + self.seen(1, c)), np.tanh(g)
         new = f * c + i * g
-        o = _sigmoid(o + p[2] * new)
+        o = _sigmoid(o + self.seen(2, new))
         s = new if self.linear else np.tanh(new)
-        return o * s, new, (i, f, g, o, c, new, s, p)
+        return o * s, new, (i, f, g, o, c, new, s)
 
     def backward(self, dh: Array, dc: Array, saved: Saved) -> tuple[Array, Array, Array, Array, Array]:
         """dh, dc of the step's results -> (dzx, dzh, direct dh, dc of the states before, dp)."""
-        i, f, g, o, c, new, s, p = saved
+        i, f, g, o, c, new, s = saved
         do = dh * s * o * (1 - o)
-        dc = dc + dh * o * (1 if self.linear else 1 - s * s) + p[2] * do
+        dc = dc + dh * o * (1 if self.linear else 1 - s * s) + self.seen(2, do)
         di, df, dg = dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g)
         dz = np.concatenate([di, df, dg, do], axis=1)
         dp = np.concatenate([(di * c).sum(0), (df * c).sum(0), (do * new).sum(0)])
-        return dz, dz, np.zeros_like(dh), dc * f + p[0] * di + p[1] * df, dp
+        return dz, dz, np.zeros_like(dh), dc * f + self.seen(0, di) + self.seen(1, df), dp
 
 
 class Gru:
@@ -101,7 +106,7 @@ class Rnn:
 
     def backward(self, dh: Array, dc: Array, saved: Saved) -> tuple[Array, Array, Array, Array, Array]:
         (y,) = saved
-        dz = dh * ((y > 0) if self.relu else 1 - y * y)
+        dz = np.where(y > 0, dh, 0) if self.relu else dh * (1 - y * y)
         return dz, dz, np.zeros_like(dh), dc, np.zeros(0)
 
 
@@ -120,6 +125,7 @@ def forward(
     c0: npt.ArrayLike | None,
     lengths: npt.ArrayLike | None,
     reverse: bool,
+    *,
     keep: Callable[[Array, Array, Array, Saved], None] = lambda *_: None,
 ) -> tuple[Array, Array, Array]:
     """(y, h, c); `keep` is called after each step with its rows and times, the h before, and what the cell saved."""

@@ -83,6 +83,7 @@ class Kernel:
     what it makes of the weights, done once for many calls. It depends on nothing but them and what of p says how they
     are read (groups, bias), and prepare_cost(p) of the cost is its. spread is how many outputs a NaN or inf of the data
     may reach beyond those that it belongs to, on either side, because outputs are computed in tiles.
+    ready(p), where there is one, is `run` of p with all worked out that depends on nothing else, for small problems.
     unsupported(p) is the reason why the kernel cannot do p, or None. cost(p) is its predicted time in flops at the
     machine's FMA peak. limit is the most its error may be, in the units of fastconv.testing.error.
     """
@@ -99,6 +100,7 @@ class Kernel:
     prepared: Callable[[Any], int] = lambda p: 0
     prepare_cost: Callable[[Any], float] = lambda p: 0.0
     spread: int = 0
+    ready: Callable[[Any], Callable[..., None]] | None = None
 
     @property
     def name(self) -> str:
@@ -121,6 +123,7 @@ def kernel(
     prepared: Callable[[Any], int] = lambda p: 0,
     prepare_cost: Callable[[Any], float] = lambda p: 0.0,
     spread: int = 0,
+    ready: Callable[[Any], Callable[..., None]] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register the decorated function as the kernel `name`; see Kernel for what the arguments mean."""
     op, algorithm, backend = parts if len(parts := name.split("/")) == 3 else ("", "", "")
@@ -130,8 +133,8 @@ def kernel(
         raise ValueError(f"name={name!r}: registered twice, by {_kernels[name].run.__module__} before")
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
-        weights = (prepare, prepared, prepare_cost)
-        _kernels[name] = Kernel(op, algorithm, backend, run, limit, scratch, unsupported, cost, *weights, spread)
+        weights = (prepare, prepared, prepare_cost, spread, ready)
+        _kernels[name] = Kernel(op, algorithm, backend, run, limit, scratch, unsupported, cost, *weights)
         _automatic.cache_clear()
         _named_kernel.cache_clear()
         _epoch[0] += 1

@@ -56,7 +56,7 @@ def saved(p: RecurrentProblem, given: dict[str, Array]) -> Array:
 
         def keep(rows: Array, times: Array, before: Array, step: Any, d: int = d) -> None:
             if p.cell == "lstm":
-                i, f, g, o, c, _, s, _ = step
+                i, f, g, o, c, _, s = step
                 parts = (i, f, g, o, c, s, before)
             else:
                 parts = (*step[:4], before) if p.cell == "gru" else (step[0], before)
@@ -103,7 +103,7 @@ def _gradients(p: RecurrentProblem, given: dict[str, Array]) -> tuple[Array, ...
         cell, arguments = _of_direction(
             p, {**given, **blank, "b_ih": given["w_ih"][..., 0], "b_hh": given["w_ih"][..., 0]}, d
         )
-        tape = _tape(p, cell, kept[d].astype(np.float64), arguments[0].shape, arguments[7], bool(d))
+        tape = _tape(p, kept[d].astype(np.float64), arguments[0].shape, arguments[7], bool(d))
         part = gy[..., d * p.h : (d + 1) * p.h]
         gcn = given["gcn"][d] if lstm else None
         found.append(reference_rnn.backward_over(cell, tape, part, given["ghn"][d], gcn, *arguments[:3]))
@@ -117,15 +117,14 @@ def _gradients(p: RecurrentProblem, given: dict[str, Array]) -> tuple[Array, ...
     return (gx, stacked["gw_ih"], stacked["gw_hh"], *biases, peepholes, *states)
 
 
-def _tape(p: RecurrentProblem, cell: Any, kept: Array, shape: Any, lengths: Any, reverse: bool) -> list[Any]:
+def _tape(p: RecurrentProblem, kept: Array, shape: Any, lengths: Any, reverse: bool) -> list[Any]:
     """The steps as reference_rnn keeps them, from what was saved."""
     tape = []
     for rows, times in reference_rnn.steps(shape[0], shape[1], lengths, reverse):
         values = [kept[times, rows, k] for k in range(SAVED[p.cell])]
         if p.cell == "lstm":
             i, f, g, o, c, s, before = values
-            peepholes = np.zeros((3, p.h)) if cell.p is None else np.asarray(cell.p, np.float64).reshape(3, -1)
-            step: Any = (i, f, g, o, c, f * c + i * g, s, peepholes)
+            step: Any = (i, f, g, o, c, f * c + i * g, s)
         elif p.cell == "gru":
             *_, before = values
             step = tuple(values)

@@ -54,6 +54,11 @@ def eager() -> Iterator[None]:
         _ALONE_BELOW = former
 
 
+def setting() -> tuple[int, bool]:
+    """What `team` depends on besides its arguments."""
+    return _limit or available(), _ALONE_BELOW == 0
+
+
 def is_eager() -> bool:
     """Whether this is within `eager`."""
     return _ALONE_BELOW == 0

@@ -4,6 +4,8 @@ import os
 import platform
 import subprocess
 import sys
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,27 +43,70 @@ def succeed(*arguments, **environment):
     return result.stdout
 
 
-@contextmanager
-def last_thread_first():
-    """Let the last thread of every team find all the work and the others none: a real team leaves that to chance."""
+def meets(worker):
+    """Whether a worker's threads wait for each other at every step: each then has its own part of the work."""
+    return "gather" in worker.py_func.__code__.co_names
+
+
+def worker_at(address):
+    """The worker that `team.address_of` found at this address."""
     from fastconv.kernels.cpu import team
 
-    def hand_over(worker, size, *arguments):
-        counter = team.new_counter(size)
-        for thread in reversed(range(size)):
-            worker(counter, thread, *arguments)
+    return next(key[0] for key, found in team._addresses.items() if found == address)
+
+
+def together(worker, size, arguments):
+    """Run a worker on a team whose threads have all come before number 0 begins."""
+    from fastconv.kernels.cpu import team
+
+    counter = team.new_counter(size)
+    helpers = [threading.Thread(target=worker, args=(counter, n, *arguments)) for n in range(1, size)]
+    for helper in helpers:
+        helper.start()
+    while counter[8 * (size + 1)] < size - 1:
+        time.sleep(0.0001)
+    worker(counter, 0, *arguments)
+    for helper in helpers:
+        helper.join()
+
+
+@contextmanager
+def handing_over(hand_over):
+    """Let hand_over(worker, size, arguments) do what kernels give to a team."""
+    from fastconv.kernels.cpu import team
 
     loaded = [module for name, module in sys.modules.items() if name.startswith("fastconv.kernels.cpu.")]
-    users = [module for module in loaded if getattr(module, "parallel", None) is team.parallel]
-    real = team.parallel
-    assert users
-    try:
-        for module in users:
-            module.parallel = hand_over
+    replaced = {
+        "parallel": lambda worker, size, *arguments: hand_over(worker, size, arguments),
+        "parallel_at": lambda address, size, arguments: hand_over(worker_at(address), size, arguments),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, replacement in replaced.items():
+            users = [m for m in loaded if m is not team and getattr(m, name, None) is getattr(team, name)]
+            assert users
+            for module in users:
+                patch.setattr(module, name, replacement)
         yield
-    finally:
-        for module in users:
-            module.parallel = real
+
+
+def last_first(worker, size, arguments):
+    """Let the last thread of the team find all the work and the others none."""
+    from fastconv.kernels.cpu import team
+
+    if meets(worker):
+        together(worker, size, arguments)
+        return
+    counter = team.new_counter(size)
+    for thread in reversed(range(size)):
+        worker(counter, thread, *arguments)
+
+
+def last_thread_first():
+    """Let the last thread of every team find all the work and the others none: a real team leaves that to chance.
+
+    Of workers whose threads wait for each other, let all threads come, which a real team leaves to chance too.
+    """
+    return handing_over(last_first)
 
 
 @dataclass(frozen=True)

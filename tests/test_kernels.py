@@ -12,10 +12,10 @@ from statistics import median
 
 import numpy as np
 import pytest
-from helpers import DTYPES, last_thread_first
+from helpers import DTYPES, handing_over, last_first, last_thread_first, meets
 
 from fastconv import functional, testing
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, RecurrentProblem
 from fastconv.registry import OPS, kernels, operations
 
 
@@ -52,7 +52,8 @@ def fast(parameters):
 GRID = over(list(testing.grid(small=True)))
 
 # Work that crosses the bounds at which kernels split it, which no small case does: several packed blocks of rows and
-# columns, padded copies of one image at a time, more pixels than are gathered at once, more images than a share.
+# columns, padded copies of one image at a time, more pixels than are gathered at once, more images than a share; more
+# steps than are multiplied ahead, more sequences than go together, more weights than a thread's cache holds.
 BLOCKS = fast(
     over(
         supporting(
@@ -64,6 +65,10 @@ BLOCKS = fast(
                 "many-groups": ConvProblem.make((2, 38, 13, 10), (57, 2, 3, 3), groups=19, padding=1),
                 "deep-groups": ConvProblem.make((1, 262, 5, 9), (6, 131, 3, 2), groups=2, bias=True),
                 "large-pool": PoolProblem.make((2, 3, 130, 261), (3, 2), stride=(2, 3), padding=1),
+                "large-state": RecurrentProblem.make("lstm", (7, 1, 9), 290, directions=2),
+                "more-steps": RecurrentProblem.make("gru", (33, 2, 5), 40, ragged=True, state=True, directions=2),
+                "full-tile": RecurrentProblem.make("rnn", (19, 6, 40), 150, ragged=True, batch_first=True),
+                "many-sequences": RecurrentProblem.make("lstm", (5, 210, 7), 40, ragged=True, directions=2),
             }
         ),
         dtypes=("float32",),
@@ -78,6 +83,10 @@ MIDDLE = fast(
                 "conv": ConvProblem.make((2, 16, 28, 28), (16, 16, 3, 3), padding=1),
                 "linear": LinearProblem.make((64, 256), (96, 256)),
                 "pool": PoolProblem.make((4, 16, 56, 56), 3, stride=2, padding=1),
+                "lstm-one": RecurrentProblem.make("lstm", (20, 1, 48), 96, state=True),
+                "lstm-few": RecurrentProblem.make("lstm", (10, 4, 48), 96, state=True),
+                "gru": RecurrentProblem.make("gru", (8, 24, 48), 96, state=True),
+                "rnn": RecurrentProblem.make("rnn", (12, 6, 48), 150, state=True),
             }
         )
     )
@@ -128,27 +137,39 @@ def test_bits_do_not_depend_on_run_or_threads(kernel, problem, threads):
 
 
 @pytest.mark.parametrize(("kernel", "problem"), MIDDLE)
-def test_a_team_does_the_work(kernel, problem, threads, monkeypatch):
-    teams = []
-    real = threads.team
+def test_a_team_does_the_work(kernel, problem, threads):
+    jobs = []
 
-    def spy(flops, pieces):
-        teams.append(real(flops, pieces))
-        return teams[-1]
+    def spy(worker, size, arguments):
+        jobs.append((worker, size))
+        last_first(worker, size, arguments)
 
-    monkeypatch.setattr(threads, "team", spy)
     for count in (1, 2):
-        teams.clear()
+        jobs.clear()
         threads.set_num_threads(count)
-        with threads.eager():
+        with threads.eager(), handing_over(spy):
             testing.poisoned_run(kernel, problem, testing.inputs(kernel.op, problem))
-        # A phase with a single piece of work may run alone.
-        assert max(teams) == count
+        # A phase with a single piece of work may run alone; the steps of several sequences are no such phase.
+        assert max(size for _, size in jobs) == count
+        steps = [size for worker, size in jobs if worker.py_func.__name__ in STEPS]
+        # Threads that do not wait for each other have sequences of their own.
+        most = count if kernel.algorithm in ("one", "units") else getattr(problem, "b", count)
+        assert all(size == min(count, most) for size in steps)
+        assert len(steps) == (isinstance(problem, RecurrentProblem) and kernel.algorithm != "stepwise")
+        assert any(meets(worker) for worker, _ in jobs) == (kernel.algorithm in ("one", "units"))
+
+
+# The workers of recurrent kernels that go through the steps.
+STEPS = ("rows_worker", "units_worker", "one_worker", "bptt_worker")
 
 
 # The operand that may hold NaN and inf. The other one, w or the weight gradient's gy, meets the zeros of the padding,
-# where 0·NaN is NaN for a kernel that multiplies and nothing for one that leaves them out.
+# where 0·NaN is NaN for a kernel that multiplies and nothing for one that leaves them out. In the same way recurrent
+# weights meet the zeros of an absent state at the first step, and of the way back all that was saved is finite.
 _DATA = {"conv2d_grad_input": ("gy",), "conv2d": ("x",), "conv2d_grad_weight": ("x",)}
+for _cell in ("lstm", "gru", "rnn"):
+    _DATA |= dict.fromkeys((_cell, f"{_cell}_train"), ("x", "b_ih", "b_hh", "h0", "c0"))
+    _DATA[f"{_cell}_grad"] = ("gy", "ghn", "gcn")
 
 
 def without_spread(kernel, problem, arrays, outputs):
@@ -190,15 +211,18 @@ def test_nan_and_inf_travel(kernel, problem):
         assert testing.error(kernel.op, problem, arrays, outputs) <= kernel.limit, (name, "all NaN")
 
 
-def mutants(outputs, problem):
-    """Outputs with a mistake in them, by the name of the mistake."""
-    y = outputs[0]
+def mutants(outputs, which):
+    """Outputs with a mistake in one of them, by the name of the mistake."""
+    y = outputs[which]
     place = np.unravel_index(np.argmax(np.abs(y)), y.shape)
+
+    def mixed(wrong):
+        return (*outputs[:which], wrong, *outputs[which + 1 :])
 
     def changed(edit):
         wrong = y.copy()
         edit(wrong)
-        return (wrong, *outputs[1:])
+        return mixed(wrong)
 
     def off(wrong):
         wrong[place] *= 1.001
@@ -213,15 +237,18 @@ def mutants(outputs, problem):
     yield "largest element never written", changed(unwritten)
     yield "largest element zero", changed(missing)
     if not np.array_equal(np.roll(y, 1), y):
-        yield "everything one place further", (np.roll(y, 1), *outputs[1:])
+        yield "everything one place further", mixed(np.roll(y, 1))
 
 
 @pytest.mark.parametrize(("kernel", "problem"), over(list(testing.grid(small=True)), dtypes=("float32",)))
 def test_limits_are_not_loose(kernel, problem):
     arrays = testing.inputs(kernel.op, problem)
     outputs = testing.poisoned_run(kernel, problem, arrays)
-    for mistake, wrong in mutants(outputs, problem):
-        assert testing.error(kernel.op, problem, arrays, wrong) > kernel.limit, mistake
+    for which, name in enumerate(OPS[kernel.op].outputs):
+        if name == "indices" or not outputs[which].any():
+            continue
+        for mistake, wrong in mutants(outputs, which):
+            assert testing.error(kernel.op, problem, arrays, wrong) > kernel.limit, (name, mistake)
 
 
 def test_wrong_indices_are_an_error():
@@ -237,9 +264,14 @@ def test_wrong_indices_are_an_error():
 # Denormal numbers.
 
 
-def tiny(problem):
-    """A scale that makes standard normal numbers denormal."""
-    return np.asarray(np.finfo(problem.dtype).tiny / 100, problem.dtype)
+def made_tiny(op, arrays, names=None):
+    """The inputs, those of these names (None: all) denormal."""
+    scaled = []
+    for name, array in zip(OPS[op].inputs, arrays, strict=True):
+        wanted = array.dtype.kind == "f" and (names is None or name in names)
+        scale = np.finfo(array.dtype).tiny / 100 if wanted else 1
+        scaled.append(array * np.asarray(scale, array.dtype))
+    return tuple(scaled)
 
 
 def timed(kernel, problem, contenders, outputs, scratch):
@@ -256,7 +288,7 @@ def timed(kernel, problem, contenders, outputs, scratch):
 def test_denormals_are_no_slower(kernel, problem, threads):
     threads.set_num_threads(1)
     normal = testing.inputs(kernel.op, problem)
-    denormal = tuple(array * tiny(problem) for array in normal)
+    denormal = made_tiny(kernel.op, normal)
     first = (denormal[0], *normal[1:])
     outputs = testing.poisoned_run(kernel, problem, normal)
     scratch = functional.aligned(kernel.scratch(problem), problem.dtype)
@@ -274,15 +306,22 @@ def test_denormals_are_no_slower(kernel, problem, threads):
 @pytest.mark.parametrize(("kernel", "problem"), [p for p in MIDDLE if "pool" not in p.values[0].op])
 def test_denormals_are_flushed_in_kernels_and_only_there(kernel, problem, threads):
     small = np.full(64, np.finfo(problem.dtype).tiny, problem.dtype)
-    arrays = testing.inputs(kernel.op, problem)
-    arrays = (arrays[0] * tiny(problem), *arrays[1:])
-    assert (arrays[0] != 0).mean() > 0.9
+    names = OPS[kernel.op].inputs
+    chosen = names[:1]
+    if isinstance(problem, RecurrentProblem):
+        # All that is added and not multiplied, so that a gate is 1/2 and a state nothing.
+        chosen = _DATA[kernel.op]
+    arrays = made_tiny(kernel.op, testing.inputs(kernel.op, problem), chosen)
+    first = arrays[names.index(chosen[0])]
+    assert (first != 0).mean() > 0.9
     threads.set_num_threads(2)
     with threads.eager():
         outputs = testing.poisoned_run(kernel, problem, arrays)
         with last_thread_first():
             outputs += testing.poisoned_run(kernel, problem, arrays)
-    for output in outputs:
+    # Of what is saved for the way back, gates are 1/2.
+    saved = [name == "saved" for name in OPS[kernel.op].outputs] * 2
+    for output in (output for output, skipped in zip(outputs, saved, strict=True) if not skipped):
         if platform.machine().lower() in ("x86_64", "amd64"):
             assert (output == 0).all()
         else:
@@ -298,6 +337,10 @@ def arguments(op, problem):
     """What a user passes to fastconv.functional beside the arrays to get `problem`."""
     if isinstance(problem, LinearProblem):
         return {}
+    if isinstance(problem, RecurrentProblem):
+        options = {"batch_first": problem.batch_first}
+        further = {"lstm": {"linear": problem.linear}, "rnn": {"relu": problem.relu}}
+        return options | further.get(problem.cell, {})
     given = {"stride": problem.stride, "padding": problem.padding}
     if isinstance(problem, ConvProblem):
         given |= {"dilation": problem.dilation, "groups": problem.groups}
@@ -320,7 +363,15 @@ def arguments(op, problem):
 
 def call(op, problem, arrays, algorithm="auto"):
     """The outputs of `op` by fastconv.functional."""
+    if isinstance(problem, RecurrentProblem) and op != problem.cell:
+        # Training and the way back have no function of their own: nn calls them so.
+        return functional.run(op, problem, algorithm, *arrays)
     named = dict(zip(OPS[op].inputs, arrays, strict=True))
+    if isinstance(problem, RecurrentProblem):
+        absent = () if problem.cell == "lstm" else ("p", "c0")
+        given = {"lengths": problem.ragged, "p": problem.peephole, "b_ih": problem.bias, "b_hh": problem.bias}
+        given |= {"h0": problem.state, "c0": problem.state}
+        named = {n: a if given.get(n, True) else None for n, a in named.items() if n not in absent}
     if "b" in named and not problem.bias:
         named["b"] = None
     if "z" in named and not problem.add:
@@ -335,12 +386,16 @@ ORDINARY = {
     ),
     PoolProblem: PoolProblem.make((2, 3, 9, 11), (3, 2), stride=(2, 1), padding=(1, 0), ceil_mode=True),
     LinearProblem: LinearProblem.make((6, 7), (5, 7), bias=True),
+    "lstm": RecurrentProblem.make("lstm", (5, 3, 4), 6, directions=2, state=True, ragged=True, peephole=True),
+    "gru": RecurrentProblem.make("gru", (3, 5, 4), 7, directions=2, state=True, ragged=True, batch_first=True),
+    "rnn": RecurrentProblem.make("rnn", (4, 1, 3), 9, state=True, ragged=True, relu=True),
 }
 
 
 def ordinary(op):
-    """A problem of the operation in which every input has elements."""
-    problem = ORDINARY[OPS[op].problem]
+    """A problem of the operation in which every input has elements that can."""
+    kind = OPS[op].problem
+    problem = ORDINARY[op.partition("_")[0] if kind is RecurrentProblem else kind]
     return dataclasses.replace(problem, activation="tanh", add=True) if op == "conv2d" else problem
 
 
@@ -414,13 +469,18 @@ LAYOUTS = [
 ]
 
 
+def absent(op, problem, outputs):
+    """The outputs of no elements that fastconv.functional leaves out."""
+    return [np.empty(shape, dtype) for shape, dtype in functional.output_shapes(op, problem)[len(outputs) :]]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 @pytest.mark.parametrize(("op", "problem"), EVERY_OP)
 def test_any_layout_gives_the_same(op, problem, layout):
     arrays = testing.inputs(op, problem)
     wanted = call(op, problem, arrays)
-    assert testing.error(op, problem, arrays, wanted) <= 2
-    for changed in range(len(arrays)):
+    assert testing.error(op, problem, arrays, (*wanted, *absent(op, problem, wanted))) <= 2
+    for changed in (k for k, array in enumerate(arrays) if array.size):
         mixed = tuple(layout(array) if k == changed else array for k, array in enumerate(arrays))
         assert np.array_equal(mixed[changed], arrays[changed])
         before = mixed[changed].copy()
@@ -434,6 +494,8 @@ def test_any_layout_gives_the_same(op, problem, layout):
 @pytest.mark.parametrize(("op", "problem"), EVERY_OP)
 def test_broadcast_inputs(op, problem):
     for changed, array in enumerate(testing.inputs(op, problem)):
+        if not array.size:
+            continue
         arrays = list(testing.inputs(op, problem))
         arrays[changed] = np.broadcast_to(array[:1, ..., :1] if array.ndim > 1 else array[:1], array.shape)
         solid = tuple(np.ascontiguousarray(a) for a in arrays)
@@ -455,10 +517,9 @@ def test_outputs_are_the_callers_own(op, problem):
 
 
 def empty(problem):
-    """`problem` without images."""
-    if isinstance(problem, LinearProblem):
-        return dataclasses.replace(problem, m=0)
-    return dataclasses.replace(problem, n=0)
+    """`problem` without images, rows or sequences."""
+    letter = {LinearProblem: "m", RecurrentProblem: "b"}.get(type(problem), "n")
+    return dataclasses.replace(problem, **{letter: 0})
 
 
 @pytest.mark.parametrize(("op", "problem"), EVERY_OP)
@@ -467,12 +528,14 @@ def test_zero_batch(op, problem):
     shapes = functional.output_shapes(op, none)
     for algorithm in ("auto", *(kernel.algorithm for kernel in kernels(op) if kernel.unsupported(none) is None)):
         outputs = call(op, none, testing.inputs(op, none), algorithm)
+        outputs = (*outputs, *absent(op, none, outputs))
         assert [(y.shape, str(y.dtype)) for y in outputs] == shapes
-        if op.endswith("grad_weight"):
-            assert outputs[0].size
-            assert (outputs[0] == 0).all()
-        else:
-            assert outputs[0].size == 0
+        for name, y in zip(OPS[op].outputs, outputs, strict=True):
+            if name.startswith(("gw", "gb", "gp")):
+                assert y.size or not getattr(none, {"gb": "bias", "gp": "peephole"}.get(name[:2], ""), True)
+                assert (y == 0).all()
+            else:
+                assert y.size == 0
 
 
 GROUPED = ConvProblem.make((1, 2, 7, 9), (2, 1, 3, 3), padding=1, groups=2)
@@ -497,7 +560,8 @@ def test_a_nan_reaches_its_windows_only(kernel):
 GRADIENTS = [
     pytest.param(kernel, typed(case.problem, "float64"), id=f"{kernel.name}-{case.name}")
     for kernel, case in testing.grid(small=True)
-    if "_grad" in kernel.op
+    # Recurrent layers are not linear: test_recurrent_kernels.py has theirs.
+    if "_grad" in kernel.op and not isinstance(case.problem, RecurrentProblem)
 ]
 
 

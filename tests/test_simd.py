@@ -159,6 +159,71 @@ def test_tile_product_writes_its_rows_and_columns_only(dtype, accumulate):
                 np.testing.assert_array_equal(out[:, count:], y[:, count:])
 
 
+def _into(columns):
+    """outer_into of a tile of 3 rows and 4 vectors, into these columns; every set of columns is compiled for itself."""
+
+    @njit
+    def into(a, places, rows, depth, x, start, y):
+        width = simd.lanes(x)
+        tile = tiles.repeated(start, 1, 3, 4)
+        offsets = tiles.listed_rows(tile, places, 1, rows)
+        step = x.size // depth
+        for k in range(depth):
+            tile = tiles.outer_into(tile, a, k, offsets, x, k * step, columns)
+        tiles.store_whole(tile, y, 0, 4 * width, False)
+
+    return into
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [0b1111, 0b0111, 0b1011, 0b0100, 0])
+def test_products_into_some_columns_leave_the_others(columns, dtype):
+    n, depth = width(dtype), 5
+    chosen = [v for v in range(4) if columns >> v & 1]
+    into = _into(columns)
+    for rows in (1, 2, 3):
+        # Rows lie anywhere in `a`, and none beyond them is read; x has the chosen columns alone.
+        a, places = np.full(40, np.nan, dtype), np.array([-1, 30, 3, 17][: rows + 1])
+        for place in places[1:]:
+            a[place : place + depth] = data(dtype, depth, place)
+        x, start = data(dtype, depth * len(chosen) * n, 1), data(dtype, 4 * n + 1, 2)
+        y = np.full((3, 4 * n), np.nan, dtype)
+        into(a, places, rows, depth, x, start, y.reshape(-1))
+        want = np.tile(start[1:].astype("d"), (3, 1)).reshape(3, 4, n)
+        for r in range(3):
+            place = places[1 + min(r, rows - 1)]
+            product = a[place : place + depth].astype("d") @ x.reshape(depth, -1).astype("d")
+            want[r, chosen] += product.reshape(len(chosen), n)
+        np.testing.assert_allclose(y, want.reshape(3, -1), atol=40 * np.finfo(dtype).eps)
+        left = [v for v in range(4) if v not in chosen]
+        np.testing.assert_array_equal(
+            y.reshape(3, 4, n)[:, left], np.tile(start[1:].reshape(4, n)[left], (3, 1, 1)), "other columns changed"
+        )
+
+
+@njit
+def _there_and_back(x, i, row, y):
+    tiles.store_whole(tiles.load_whole(x, i, row, 3, 2), y, 0, 2 * simd.lanes(x), False)
+
+
+@njit
+def _repeat(x, i, y):
+    tiles.store_whole(tiles.repeated(x, i, 3, 2), y, 0, 2 * simd.lanes(x), False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_whole_tiles_are_loaded_and_repeated(dtype):
+    n = width(dtype)
+    row = 2 * n + 3
+    # The last row ends with the array.
+    x = data(dtype, 5 + 2 * row + 2 * n)
+    y = np.full((3, 2 * n), np.nan, dtype)
+    _there_and_back(x, 5, row, y.reshape(-1))
+    np.testing.assert_array_equal(y, [x[5 + r * row :][: 2 * n] for r in range(3)])
+    _repeat(x, x.size - 2 * n, y.reshape(-1))
+    np.testing.assert_array_equal(y, [x[-2 * n :]] * 3)
+
+
 @njit
 def _along(a, row, x, places, y, rows, vecs, size):
     tile = tiles.zeros(x, 2, 3)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fastconv import threads
+from fastconv.kernels.cpu import team as teams
 from fastconv.kernels.cpu.jit import njit
-from fastconv.kernels.cpu.team import new_counter, parallel, take
+from fastconv.kernels.cpu.team import BY_ONE, done_step, gather, new_counter, parallel, take, wait_for_step
 
 
 @njit
@@ -116,3 +117,146 @@ def test_helpers_do_not_rest_while_something_is_measured():
     with threads.measuring():
         assert not threads.rests(later)
     assert threads.rests(later)
+
+
+# Threads that wait for each other after every step.
+
+
+@njit
+def _gather(counter, thread, patience):
+    return gather(counter, thread, patience)
+
+
+@njit
+def _done(counter, thread, here, step):
+    done_step(counter, thread, here, step)
+
+
+@njit
+def _wait(counter, here, step):
+    wait_for_step(counter, here, step)
+
+
+@njit
+def _steps(counter, thread, patience, steps, values, seen):
+    """Each thread adds up what all wrote in the step before; `seen` says how many took part, and who came too late."""
+    here = gather(counter, thread, patience)
+    seen[8 * thread] = here
+    if here == 0:
+        return
+    for step in range(steps):
+        total = 1
+        if step:
+            for other in range(here):
+                total += values[((step - 1) & 1) * 64 + 8 * other]
+        values[(step & 1) * 64 + 8 * thread] = total % 1000003
+        done_step(counter, thread, here, step + 1)
+        wait_for_step(counter, here, step + 1)
+
+
+def _summed(steps, here):
+    """What every thread has after the last step."""
+    value = 0
+    for step in range(steps):
+        value = (1 + (here * value if step else 0)) % 1000003
+    return value
+
+
+def _on_threads(size, *arguments):
+    """_steps on a counter of its own, by plain threads that have all come before number 0 begins."""
+    counter = new_counter(size)
+    helpers = [threading.Thread(target=_steps, args=(counter, n, *arguments)) for n in range(1, size)]
+    for helper in helpers:
+        helper.start()
+    while counter[8 * (size + 1)] < size - 1:
+        time.sleep(0.0001)
+    _steps(counter, 0, *arguments)
+    for helper in helpers:
+        helper.join(60)
+        assert not helper.is_alive()
+
+
+# More threads than there are cores lose theirs in the middle of steps.
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_nobody_goes_on_before_all_have_done_a_step(size):
+    for steps in (1, 2, 200):
+        values, seen = np.zeros(128, np.int64), np.zeros(64, np.int64)
+        _on_threads(size, 10**9, steps, values, seen)
+        assert (seen[: 8 * size : 8] == size).all()
+        assert (values[((steps - 1) & 1) * 64 :][: 8 * size : 8] == _summed(steps, size)).all()
+
+
+def test_a_helper_that_comes_late_leaves():
+    counter = new_counter(3)
+    assert _gather(counter, 0, 5) == 1
+    assert _gather(counter, 1, 5) == 0
+    assert _gather(counter, 2, 0) == 0
+
+
+def test_one_of_two_helpers_is_not_enough():
+    counter, said = new_counter(3), []
+    helper = threading.Thread(target=lambda: said.append(_gather(counter, 1, 0)))
+    helper.start()
+    while counter[8 * 4] < 1:
+        time.sleep(0.0001)
+    assert _gather(counter, 0, 1000) == 1
+    helper.join(60)
+    assert said == [0]
+    assert _gather(counter, 2, 0) == 0
+
+
+def test_all_that_come_in_time_work():
+    counter, said = new_counter(2), []
+    helper = threading.Thread(target=lambda: said.append(_gather(counter, 1, 0)))
+    helper.start()
+    assert _gather(counter, 0, 10**9) == 2
+    helper.join(60)
+    assert said == [2]
+
+
+def test_a_caller_alone_waits_for_nobody():
+    counter = new_counter(2)
+    counter[BY_ONE] = 1
+    begun = time.perf_counter()
+    assert _gather(counter, 0, 10**12) == 1
+    _done(counter, 0, 1, 1)
+    _wait(counter, 1, 1)
+    assert time.perf_counter() - begun < 5
+    # Nothing was written where others would read.
+    assert counter.tolist() == [2, 1, *[0] * 46]
+
+
+def test_a_step_is_waited_for_until_it_is_done():
+    counter, waited = new_counter(2), []
+    _done(counter, 0, 2, 3)
+    waiting = threading.Thread(target=lambda: waited.append(_wait(counter, 2, 3)))
+    waiting.start()
+    _done(counter, 1, 2, 2)
+    time.sleep(0.05)
+    assert waiting.is_alive()
+    _done(counter, 1, 2, 3)
+    waiting.join(60)
+    assert not waiting.is_alive()
+
+
+def test_the_real_team_gathers_and_goes_through_steps():
+    """Whether all come is left to the machine; either way everything is done, and now and then they do come."""
+    together, end = 0, time.perf_counter() + 20
+    while together < 20 and time.perf_counter() < end:
+        values, seen = np.zeros(128, np.int64), np.zeros(64, np.int64)
+        with threads.eager():
+            parallel(_steps, 2, 300_000, 50, values, seen)
+        assert seen[0] in (1, 2)
+        assert seen[8] in ((0,) if seen[0] == 1 else (2,))
+        assert values[64] == _summed(50, seen[0])
+        together += seen[0] == 2
+    assert together == 20
+
+
+def test_a_team_that_is_taken_leaves_the_caller_alone():
+    with teams._team.lock:
+        values, seen = np.zeros(128, np.int64), np.zeros(64, np.int64)
+        with threads.eager():
+            parallel(_steps, 2, 10**12, 50, values, seen)
+    assert seen[:16:8].tolist() == [1, 0]
+    assert values[64] == _summed(50, 1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -19,19 +20,17 @@ import numpy.typing as npt
 
 from fastconv import ops, views
 from fastconv.autograd import Array, Variable, array, is_array
-from fastconv.functional import Kept
+from fastconv.functional import Kept, bound
 from fastconv.nn import functional as F
 from fastconv.nn import init, recurrence, steps
 from fastconv.nn.checks import float_dtype, fraction, one_of, real
 from fastconv.nn.module import Module, Parameter
 from fastconv.nn.steps import Recurrence, States, Weights
 from fastconv.problem import RecurrentProblem, boolean, integer
+from fastconv.registry import choose, setting
 
 NONLINEARITIES = ("tanh", "relu")
 PEEPHOLES = ("diagonal", "full")
-
-# The algorithm that takes recorded operations, step by step, and no kernel.
-COMPOSED = "composed"
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -124,9 +123,9 @@ class _Recurrent(Module):
         self.algorithm = algorithm
         self._width = self.hidden_size
         self._names: tuple[str, ...] = ()
-        # What kernels prepared of the weights of each layer, and the last problem with what it was made of.
+        # By layer: what kernels prepared of its weights, and its last problem with what that was made of.
         self._kept: dict[int, Kept] = {}
-        self._known: tuple[Any, Any] = (None, None)
+        self._known: dict[int, tuple[object, RecurrentProblem]] = {}
 
     def _parameter_shapes(self, features: int) -> Shapes:
         """The parameters of one direction of a layer of so many input features, without the layer's number."""
@@ -246,10 +245,10 @@ class _Recurrent(Module):
         x (t, b, i), or (b, t, i) if batch_first, and y alike; states as x is, None for zeros; lengths (b), int64, or
         None for t.
         """
-        options = None if self.algorithm == COMPOSED else self._options()
+        options = None if self.algorithm == steps.COMPOSED else self._options()
         if options is None:
-            if self.algorithm not in ("auto", COMPOSED):
-                raise ValueError(f"algorithm={self.algorithm!r}: needs 'auto' or '{COMPOSED}' with these options")
+            if self.algorithm not in ("auto", steps.COMPOSED):
+                raise ValueError(f"algorithm={self.algorithm!r}: needs 'auto' or '{steps.COMPOSED}' with these options")
             return self._composed(number, x, states, lengths)
         p = self._problem(number, array(x).shape, states is not None, lengths is not None, options)
         if p.t == 0:
@@ -265,13 +264,23 @@ class _Recurrent(Module):
         self, number: int, shape: tuple[int, ...], state: bool, ragged: bool, options: dict[str, bool]
     ) -> RecurrentProblem:
         """What a layer asks of the kernels for an input of this shape."""
-        key = (number, shape, state, ragged)
-        if self._known[0] != key:
-            given = {"directions": self._directions, "bias": self.bias, "batch_first": self.batch_first}
-            given |= {"state": state, "ragged": ragged, "dtype": str(self.weight_ih_l0.dtype)}
-            problem = RecurrentProblem.make(self.cell, shape, self.hidden_size, **given, **options)
-            self._known = (key, problem)
-        return self._known[1]
+        key = (shape, state, ragged, tuple(options.items()))
+        known = self._known.get(number)
+        if known is None or known[0] != key:
+            problem = RecurrentProblem.make(
+                self.cell,
+                shape,
+                self.hidden_size,
+                directions=self._directions,
+                bias=self.bias,
+                state=state,
+                ragged=ragged,
+                batch_first=self.batch_first,
+                dtype=str(self.weight_ih_l0.dtype),
+                **options,
+            )
+            self._known[number] = known = (key, problem)
+        return known[1]
 
     def _keep(self, number: int, weights: Sequence[dict[str, Parameter]]) -> Kept | None:
         """Where kernels keep what they prepare of a layer's weights; None while these may change unseen."""
@@ -591,8 +600,71 @@ class LSTM(_Recurrent):
         }
 
 
+def _nothing() -> None:
+    return None
+
+
+class _Ready:
+    """A cell's step worked out for arrays of one shape, so that a small one does not wait for Python."""
+
+    __slots__ = ("call", "dtype", "hidden", "layer", "none", "one", "setting", "shape", "states", "weights")
+
+    def __init__(self, layer: _Cell, x: Array, kept: Kept) -> None:
+        problem = layer._problem(x.shape[0])
+        kernel = choose(layer.cell, problem, layer.algorithm, kept=True)
+        ready = bound(kernel, problem)
+        arrays = [array(w)[None] for w in layer._parameters.values() if w is not None]
+        u = kept.weights(kernel, problem, arrays) if kernel.prepare is not None and kept.has(kernel) else None
+        del arrays
+        alone = getattr(ready.run, "alone", None)
+        # The forward pass on flat arrays, (x, h, c, hn, cn); None where it is more than one thread's.
+        self.call = None if alone is None or u is None else alone(u)
+        self.layer, self.none = layer, ready.none
+        self.shape, self.hidden, self.dtype = x.shape, (x.shape[0], layer.hidden_size), x.dtype
+        self.states, self.setting = len(layer._states), setting()
+        present = [w for w in layer._parameters.values() if w is not None]
+        self.weights = [(w, w._state.number) for w in present]
+        self.one = x.shape[0] == 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the cell works out its own.
+        return _nothing, ()
+
+    def __call__(self, x: Any, hx: Any) -> Any:
+        """The states, or None if x, hx, the parameters or the setting are not those that this was worked out for."""
+        if type(x) is not np.ndarray or x.shape != self.shape or x.dtype is not self.dtype or self.layer.training:
+            return None
+        given = (hx,) if self.states == 1 else hx
+        if type(given) is not tuple or len(given) != self.states or not x.flags.carray:
+            return None
+        for h in given:
+            if type(h) is not np.ndarray or h.shape != self.hidden or h.dtype is not self.dtype or not h.flags.carray:
+                return None
+        for w, number in self.weights:
+            # Held by the parameter and as the argument; what someone else holds could change unseen.
+            if w._state.number != number or getrefcount(w._array) != 2:
+                return None
+        if setting() != self.setting:
+            return None
+        hn = np.empty(self.hidden, self.dtype)
+        cn = np.empty(self.hidden, self.dtype) if self.states == 2 else None
+        if not self.one:
+            flat = [
+                self.none if a is None else a.reshape(-1) for a in (x, given[0], given[1] if cn is not None else None)
+            ]
+            self.call(*flat, hn.reshape(-1), self.none if cn is None else cn.reshape(-1))
+        elif cn is None:
+            self.call(x[0], given[0][0], self.none, hn[0], self.none)
+        else:
+            self.call(x[0], given[0][0], given[1][0], hn[0], cn[0])
+        return hn if cn is None else (hn, cn)
+
+
 class _Cell(Module):
     """What all cells share: one step of a layer of one direction, whose parameters have no number."""
+
+    # Its kernels' name.
+    cell = ""
 
     _states: tuple[str, ...] = ("hx",)
 
@@ -615,6 +687,7 @@ class _Cell(Module):
         self.hidden_size = h = integer("hidden_size", hidden_size)
         self.bias = boolean("bias", bias)
         self.algorithm = algorithm
+        self._kept = Kept()
         kind = float_dtype(dtype)
         for name, shape in _shapes(gates, self.input_size, h, h, True).items():
             wanted = self.bias or name.startswith("weight")
@@ -627,6 +700,23 @@ class _Cell(Module):
 
     def _recurrence(self, weights: Weights) -> Recurrence:
         raise NotImplementedError
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Another parameter or option: what was worked out no longer holds.
+        self.__dict__["_ready"] = None
+        super().__setattr__(name, value)
+
+    def _register(self, table: str, name: str, value: Any) -> None:
+        self.__dict__["_ready"] = None
+        super()._register(table, name, value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        ready = self.__dict__["_ready"]
+        if ready is not None and len(args) == 2 and not kwargs and not self._forward_hooks:
+            found = ready(*args)
+            if found is not None:
+                return found
+        return super().__call__(*args, **kwargs)
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """The state after the step: see the class."""
@@ -650,15 +740,55 @@ class _Cell(Module):
         else:
             states = self._step(views.unsqueeze(input, 0), tuple(views.unsqueeze(state, 0) for state in states))
             states = tuple(views.squeeze(state, 0) for state in states)
+        if is_array(input) and a.ndim == 2 and hx is not None and a.shape[0]:
+            kept = self._keep() if self.algorithm != steps.COMPOSED else None
+            ready = None if kept is None else _Ready(self, a, kept)
+            self.__dict__["_ready"] = None if ready is None or ready.call is None else ready
         return states if len(states) > 1 else states[0]
 
     def _step(self, x: Any, states: States) -> States:
         """The states after a step from x (b, i); all as x is, an array or a Tensor."""
-        if self.algorithm not in ("auto", "composed"):
-            raise ValueError(f"algorithm={self.algorithm!r}: needs 'auto' or 'composed'")
-        weights = {name: steps.same_kind(x, w) for name, w in self._parameters.items() if w is not None}
-        recurrence = self._recurrence(weights)
-        return recurrence.step(recurrence.inputs(x), states)
+        if self.algorithm == steps.COMPOSED:
+            weights = {name: steps.same_kind(x, w) for name, w in self._parameters.items() if w is not None}
+            of_steps = self._recurrence(weights)
+            return of_steps.step(of_steps.inputs(x), states)
+        named = {name: w for name, w in self._parameters.items() if w is not None}
+        parts = (views.unsqueeze(x, 0), [named], tuple(views.unsqueeze(state, 0) for state in states))
+        ends = recurrence.run(self._problem(array(x).shape[0]), *parts, None, self.algorithm, self._keep())[1]
+        return tuple(views.squeeze(state, 0) for state in ends)
+
+    def _problem(self, b: int) -> RecurrentProblem:
+        """What a step on b sequences asks of the kernels."""
+        return RecurrentProblem.make(
+            self.cell,
+            (1, b, self.input_size),
+            self.hidden_size,
+            bias=self.bias,
+            state=True,
+            dtype=str(self.weight_ih.dtype),
+            **self._options(),
+        )
+
+    def _options(self) -> dict[str, bool]:
+        """Its options of RecurrentProblem."""
+        return {}
+
+    def _keep(self) -> Kept | None:
+        """Where kernels keep what they prepare of the weights; None while these may change unseen."""
+        parameters = [w for w in self._parameters.values() if w is not None]
+        if self.training or not all(w._is_exclusive() for w in parameters):
+            return None
+        return self._kept.of(tuple([(w._version, id(w._array)) for w in parameters]))
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The kernels' operations that serve it: in evaluation, in training, and back."""
+        return (self.cell, f"{self.cell}_train", f"{self.cell}_grad")
+
+    def problem(self, x: Any) -> RecurrentProblem:
+        """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""
+        shape = tuple(getattr(x, "shape", x))
+        return self._problem(shape[0] if len(shape) == 2 else 1)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
@@ -669,6 +799,8 @@ class RNNCell(_Cell):
 
     Input (batch, input_size) or (input_size,), hx, zeros if it is None, (batch, hidden_size) or (hidden_size,) -> h'.
     """
+
+    cell = "rnn"
 
     def __init__(
         self,
@@ -686,6 +818,9 @@ class RNNCell(_Cell):
     def _recurrence(self, weights: Weights) -> Recurrence:
         return steps.Elman(weights, self.nonlinearity)
 
+    def _options(self) -> dict[str, bool]:
+        return {"relu": self.nonlinearity == "relu"}
+
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity}")
 
@@ -695,6 +830,8 @@ class LSTMCell(_Cell):
 
     h and c are (batch, hidden_size) or (hidden_size,).
     """
+
+    cell = "lstm"
 
     _states = ("hx[0]", "hx[1]")
 
@@ -718,6 +855,8 @@ class GRUCell(_Cell):
 
     hx and h' are (batch, hidden_size) or (hidden_size,).
     """
+
+    cell = "gru"
 
     def __init__(
         self,

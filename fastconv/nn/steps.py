@@ -22,6 +22,9 @@ Weights: TypeAlias = Mapping[str, Any]
 # What a step hands to the next, each (b, …); the first is also its output.
 States: TypeAlias = tuple[Any, ...]
 
+# The name of this algorithm, where kernels' are named.
+COMPOSED = "composed"
+
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "tanh": ops.tanh,
     "relu": ops.relu,

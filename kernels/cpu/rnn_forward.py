@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from fastconv.kernels.cpu.jit import inner
 from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
 from fastconv.kernels.cpu.rnn_pack import padded
 from fastconv.kernels.cpu.simd import lanes
-from fastconv.kernels.cpu.team import address_of
+from fastconv.kernels.cpu.team import address_of, alone_at, parallel_at
 from fastconv.problem import SAVED
 from fastconv.registry import kernel
 
@@ -56,8 +56,8 @@ def make_finish(cell):
     return finish
 
 
-# Fewer flops a step than these are sooner done by one thread than waited for by two.
-_ALONE_BELOW = 30_000
+# Fewer flops a step than these are sooner done by one thread than waited for by two, and so are fewer in a call.
+_ALONE_BELOW, _CALL_ALONE_BELOW = 30_000, 1_000_000
 
 # How many pauses the other threads are waited for when a call begins, for each flop of it, and at most.
 _PATIENCE, _LONGEST = 2e-5, 3000
@@ -65,7 +65,7 @@ _PATIENCE, _LONGEST = 2e-5, 3000
 
 def stepping_team(p):
     """Threads worth using where they wait for each other after every step."""
-    worth = p.flops >= _ALONE_BELOW * p.t * p.directions or threads.is_eager()
+    worth = p.flops >= max(_CALL_ALONE_BELOW, _ALONE_BELOW * p.t * p.directions) or threads.is_eager()
     return threads.team(p.flops, rnn_pack.tiles_of(p)) if worth else 1
 
 
@@ -79,17 +79,8 @@ def patience_of(p):
 OWN, TABLE = 14, 20
 
 
-def plan_of(p, lengths, team, own, blocks):
+def _plan(p, lengths, own, blocks):
     """The plan for a problem: `own` are the kernel's numbers, blocks the table's."""
-    return _plan(p, lengths, team, own, blocks) if p.ragged else _even_plan(p, team, own, blocks)
-
-
-@lru_cache(maxsize=1024)
-def _even_plan(p, team, own, blocks):
-    return _plan(p, even(p), team, own, blocks)
-
-
-def _plan(p, lengths, team, own, blocks):
     tile, biases, peepholes, _ = rnn_pack.layout(p)
     of_layout = (rnn_pack.tiles_of(p), tile, biases, peepholes if p.peephole else 0)
     of_problem = (p.b, p.t, p.i, p.h, p.directions, stride_of(p), SAVED[p.cell], option_of(p))
@@ -102,7 +93,6 @@ def _plan(p, lengths, team, own, blocks):
     return plan
 
 
-@lru_cache(maxsize=64)
 def addresses(worker, dtype, extra):
     """Where a worker is, compiled for arrays of `dtype`; extra: how many int64 arrays it has beside the plan."""
     values, numbers = np.empty(1, dtype), np.empty(1, np.int64)
@@ -143,39 +133,76 @@ def pointwise_cost(p):
     return 60.0 * p.t * p.b * p.directions * padded(p)
 
 
-def register(algorithm, run, memory, cost, unsupported=lambda p: None):
-    """Register `run` for all cells, in evaluation and in training.
+def _flat(a):
+    return a if a.ndim == 1 else a.reshape(-1)
 
-    run(p, arrays, lengths, scratch): arrays are flat, x, packed weights, h0, c0, y, hn, cn, saved; memory(p): the
-    elements of scratch that it needs; cost(p): without what packing costs.
+
+def register(algorithm, workers, plan, memory, cost, unsupported=lambda p: None, extra=lambda p, team: ()):
+    """Register a kernel for all cells, in evaluation and in training.
+
+    workers: by cell. plan(p): the team, the kernel's own numbers and the blocks of its table, for the threads now set;
+    extra(p, team): further int64 arrays for the worker; memory(p): the elements of scratch that it needs; cost(p):
+    without what packing costs.
     """
 
     def scratch(p):
         return memory(p) + rnn_pack.size(p)
 
-    def forward(p, x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, scratch, u=None):
-        train(p, x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, NOTHING[p.dtype], scratch, u)
+    def ready(p, training):
+        address = addresses(workers[p.cell], p.dtype, len(extra(p, 1)))
+        own, packed, none = memory(p), rnn_pack.size(p), NOTHING[p.dtype]
+        plans = {}
 
-    def train(p, x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, saved, scratch, u=None):
-        if u is None:
-            u = scratch[memory(p) :][: rnn_pack.size(p)]
-            rnn_pack.prepare(p, w_ih, w_hh, b_ih, b_hh, peephole, u)
-        if p.ragged and lengths.min(initial=p.t) < p.t:
-            # What stands beyond the ends of sequences is zero.
-            y.fill(0)
-            saved.fill(0)
-        arrays = [array.reshape(-1) for array in (x, u, h0, c0, y, hn, cn, saved)]
-        run(p, arrays, lengths, scratch)
+        def train(x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, saved, scratch, u=None):
+            if u is None:
+                u = scratch[own:][:packed]
+                rnn_pack.prepare(p, w_ih, w_hh, b_ih, b_hh, peephole, u)
+            setting = threads.setting()
+            if p.ragged or setting not in plans:
+                team, numbers, blocks = plan(p)
+                plans[setting] = team, _plan(p, lengths if p.ragged else even(p), numbers, blocks)
+            team, numbers = plans[setting]
+            if p.ragged and lengths.min(initial=p.t) < p.t:
+                # What stands beyond the ends of sequences is zero.
+                y.fill(0)
+                saved.fill(0)
+            flat = [_flat(a) for a in (x, u, h0, c0, y, hn, cn, saved)]
+            parallel_at(address, team, (*flat, numbers, *extra(p, team), scratch))
+
+        def forward(x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, scratch, u=None):
+            train(x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, none, scratch, u)
+
+        def alone(u):
+            """The forward pass with weights packed in u by the calling thread, of flat arrays: (x, h0, c0, hn, cn).
+
+            None where a team does it. What it gives as y is lost: of one step it is hn.
+            """
+            team, numbers, _ = plan(p)
+            if team > 1 or p.ragged or extra(p, 1):
+                return None
+            fixed = _plan(p, even(p), numbers, 1)
+            y, size = np.empty(p.t * p.b * p.directions * p.h, p.dtype), memory(p)
+
+            def call(x, h0, c0, hn, cn):
+                alone_at(address, x, u, h0, c0, y, hn, cn, none, fixed, np.empty(size, y.dtype))
+
+            return call
+
+        forward.alone = alone
+        return train if training else forward
 
     for name in CELLS:
-        options = {
-            "limit": 1.0,
-            "cost": lambda p: cost(p) + prepare_cost(p),
-            "scratch": scratch,
-            "unsupported": unsupported,
-            "prepare": rnn_pack.prepare,
-            "prepared": rnn_pack.size,
-            "prepare_cost": prepare_cost,
-        }
-        kernel(f"{name}/{algorithm}/cpu", **options)(forward)
-        kernel(f"{name}_train/{algorithm}/cpu", **options)(train)
+        for training in (False, True):
+            make = lru_cache(maxsize=256)(partial(ready, training=training))
+            options = {
+                "limit": 1.0,
+                "cost": lambda p: cost(p) + prepare_cost(p),
+                "scratch": scratch,
+                "unsupported": unsupported,
+                "prepare": rnn_pack.prepare,
+                "prepared": rnn_pack.size,
+                "prepare_cost": prepare_cost,
+                "ready": make,
+            }
+            full = f"{name}{'_train' * training}/{algorithm}/cpu"
+            kernel(full, **options)(lambda p, *arrays, make=make, **made: make(p)(*arrays, **made))

@@ -17,17 +17,15 @@ from fastconv.kernels.cpu.rnn_cells import CELLS
 from fastconv.kernels.cpu.rnn_forward import (
     OWN,
     TABLE,
-    addresses,
     make_finish,
     patience_of,
-    plan_of,
     pointwise_cost,
     register,
     stepping_team,
 )
 from fastconv.kernels.cpu.rnn_pack import padded, tiles_of, width_of
 from fastconv.kernels.cpu.simd import add, flush_denormals, lanes, load, quotient, restore_denormals, store
-from fastconv.kernels.cpu.team import done_step, gather, parallel_at, wait_for_step
+from fastconv.kernels.cpu.team import done_step, gather, wait_for_step
 from fastconv.kernels.cpu.tiles import load_whole, outer_into, repeated, row_offsets, store_whole
 
 # Steps whose products with x are made at once: as many rows as leave registers for a step's own sums.
@@ -148,9 +146,7 @@ def _make_worker(cell):
             for tile in range(begin, end):
                 place = direction * tiles + tile
                 to, at, bias = products + tile * 2 * AHEAD * gates, place * tile_size, biases + place * gates
-                if length == 1:
-                    single_inputs(x, u, work, start, forth, 1, features, at, bias, to)
-                elif length:
+                if length > 1:
                     first_inputs(x, u, work, start, forth, min(AHEAD, length), features, at, bias, to)
             for now in range(length):
                 h_from = (now & 1) * pitch if now else initial
@@ -178,6 +174,10 @@ def _make_worker(cell):
                         at = (direction * tiles + tile) * tile_size + features * vectors * width
                         of_x = products + (tile * 2 * AHEAD + (chunk & 1) * AHEAD + slot) * gates
                         part_to = partial + tile * gates
+                        if length == 1 and phase == 0:
+                            place = direction * tiles + tile
+                            at_tile, bias = place * tile_size, biases + place * gates
+                            single_inputs(x, u, work, start, forth, 1, features, at_tile, bias, of_x)
                         if phase == 0:
                             from_one = zeros if second_first else of_x
                             half(u, work, from_one, h_from, one_from, one_to, at, part_to)
@@ -224,10 +224,8 @@ def _memory(p):
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
 
 
-def _run(p, arrays, lengths, scratch):
-    team = stepping_team(p)
-    plan = plan_of(p, lengths, team, (patience_of(p),), 1)
-    parallel_at(addresses(_WORKERS[p.cell], p.dtype, 0), team, (*arrays, plan, scratch))
+def _plan(p):
+    return stepping_team(p), (patience_of(p),), 1
 
 
 def _cost(p):
@@ -237,4 +235,4 @@ def _cost(p):
     return weights + inputs + pointwise_cost(p) + 40_000
 
 
-register("one", _run, _memory, _cost, lambda p: None if p.b == 1 else f"{p.b} sequences, needs 1")
+register("one", _WORKERS, _plan, _memory, _cost, lambda p: None if p.b == 1 else f"{p.b} sequences, needs 1")

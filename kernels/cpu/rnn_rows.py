@@ -19,16 +19,14 @@ from fastconv.kernels.cpu.rnn_forward import (
     MOST,
     OWN,
     TABLE,
-    addresses,
     make_finish,
-    plan_of,
     pointwise_cost,
     register,
     rows_of,
 )
 from fastconv.kernels.cpu.rnn_pack import padded, width_of
 from fastconv.kernels.cpu.simd import flush_denormals, lanes, quotient, restore_denormals
-from fastconv.kernels.cpu.team import parallel_at, take
+from fastconv.kernels.cpu.team import take
 from fastconv.kernels.cpu.tiles import listed_rows, outer_into, repeated, row_offsets, store_whole
 
 # Sequences that a thread takes through all steps at once; more of them would not meet their states in the cache again.
@@ -148,11 +146,10 @@ def _share(p):
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
 
 
-def _run(p, arrays, lengths, scratch):
+def _plan(p):
     team = threads.team(p.flops, p.b * p.directions)
     blocks = blocks_of(p, team)
-    plan = plan_of(p, lengths, team, (blocks, _share(p)), blocks)
-    parallel_at(addresses(_WORKERS[p.cell], p.dtype, 0), team, (*arrays, plan, scratch))
+    return team, (blocks, _share(p)), blocks
 
 
 def _cost(p):
@@ -161,4 +158,4 @@ def _cost(p):
     return 1.05 * p.flops * rows + pointwise_cost(p) + 40_000
 
 
-register("rows", _run, lambda p: threads.available() * _share(p), _cost)
+register("rows", _WORKERS, _plan, lambda p: threads.available() * _share(p), _cost)

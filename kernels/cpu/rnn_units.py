@@ -19,10 +19,8 @@ from fastconv.kernels.cpu.rnn_forward import (
     MOST,
     OWN,
     TABLE,
-    addresses,
     make_finish,
     patience_of,
-    plan_of,
     pointwise_cost,
     register,
     rows_of,
@@ -30,7 +28,7 @@ from fastconv.kernels.cpu.rnn_forward import (
 )
 from fastconv.kernels.cpu.rnn_pack import padded, tiles_of, width_of
 from fastconv.kernels.cpu.simd import flush_denormals, lanes, quotient, restore_denormals
-from fastconv.kernels.cpu.team import done_step, gather, parallel_at, wait_for_step
+from fastconv.kernels.cpu.team import done_step, gather, wait_for_step
 from fastconv.kernels.cpu.tiles import listed_rows, load_whole, outer_into, repeated, row_offsets, store_whole
 
 # Rows of x that are multiplied at once.
@@ -182,11 +180,12 @@ def _memory(p):
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
 
 
-def _run(p, arrays, lengths, scratch):
-    team, ahead = stepping_team(p), _ahead(p)
-    plan = plan_of(p, lengths, team, (patience_of(p), ahead), 1)
-    places = np.empty(team * ahead * p.b, np.int64)
-    parallel_at(addresses(_WORKERS[p.cell], p.dtype, 1), team, (*arrays, plan, places, scratch))
+def _plan(p):
+    return stepping_team(p), (patience_of(p), _ahead(p)), 1
+
+
+def _extra(p, team):
+    return (np.empty(team * _ahead(p) * p.b, np.int64),)
 
 
 def _cost(p):
@@ -201,4 +200,4 @@ def _unsupported(p):
     return None if 1 < p.b <= MOST else f"{p.b} sequences, needs 2 to {MOST}"
 
 
-register("units", _run, _memory, _cost, _unsupported)
+register("units", _WORKERS, _plan, _memory, _cost, _unsupported, _extra)

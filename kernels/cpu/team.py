@@ -472,3 +472,13 @@ def parallel_at(address, team, args):
     else:
         counter[BY_ONE] = 1
         _alone(address, counter, *args)
+
+
+# The counter of jobs of one thread that take no pieces, and so leave it as it is.
+_ONE = new_counter(1)
+_ONE[BY_ONE] = 1
+
+
+def alone_at(address, *args):
+    """Run the worker at `address`, which takes no pieces, on the calling thread: the least that a call can take."""
+    _alone(address, _ONE, *args)
