@@ -14,7 +14,7 @@ from typing import Any
 
 from fastconv import machine, models, testing, tuning
 from fastconv.nn import init
-from fastconv.problem import DTYPES, ConvProblem, LinearProblem, PoolProblem, Problem
+from fastconv.problem import DTYPES, GATES, ConvProblem, LinearProblem, PoolProblem, Problem, RecurrentProblem
 from fastconv.registry import OPS, explain, has_meaning, operations
 from fastconv.summarize import Summary, summary
 from fastconv.warmup import Warmed, warmup
@@ -24,6 +24,7 @@ _SHAPES = {
     "max_pool2d": "N C H W KH KW",
     "avg_pool2d": "N C H W KH KW",
     "linear": "M IN OUT",
+    **dict.fromkeys(GATES, "T B IN HIDDEN"),
 }
 
 
@@ -115,12 +116,14 @@ def _problem(args: argparse.Namespace) -> tuple[Problem, list[str] | None]:
         "conv2d": {"stride", "padding", "dilation", "groups"},
         "max_pool2d": {"stride", "padding", "dilation"},
         "avg_pool2d": {"stride", "padding"},
-        "linear": set(),
-    }[args.problem]
+    }.get(args.problem, set())
     for name in sorted(given - taken):
         raise ValueError(f"{name}={getattr(args, name)!r}: {args.problem} has no {name}")
     if args.problem == "linear":
         return LinearProblem.make(tuple(sizes[:2]), (sizes[2], sizes[1]), dtype=args.dtype), None
+    if args.problem in GATES:
+        t, b, features, hidden = sizes
+        return RecurrentProblem.make(args.problem, (t, b, features), hidden, dtype=args.dtype), None
     padding, dilation = _window(args.padding, 0), _window(args.dilation, 1)
     if args.problem == "conv2d":
         n, c, h, w, o, kh, kw = sizes

@@ -187,10 +187,14 @@ class Bound:
             return (self.simple(*arrays),)
         if self.empty:
             return tuple(np.zeros(shape, dtype) for _, shape, dtype in self.outputs)
-        outputs = tuple([new(shape, dtype) for new, shape, dtype in self.outputs])
         made = {}
         if kept is not None and self.weights is not None:
             made["u"] = kept.weights(self.kernel, self.problem, [arrays[k] for k in self.weights])
+        return self.compute(arrays, **made)
+
+    def compute(self, arrays: tuple[Array, ...], **made: Array) -> tuple[Array, ...]:
+        """The outputs for these arrays, of which there are some; made: u=, what the kernel prepared."""
+        outputs = tuple([new(shape, dtype) for new, shape, dtype in self.outputs])
         memory = _workspace.take(self.nbytes)
         try:
             scratch = memory[: self.nbytes // 4].view(self.problem.dtype)

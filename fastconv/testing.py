@@ -255,7 +255,7 @@ def error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[A
     """
     wanted = expected(op, problem, arrays)
     if isinstance(problem, RecurrentProblem):
-        return testing_rnn.error(op, problem, wanted, outputs)
+        return testing_rnn.error(op, problem, arrays, wanted, outputs)
     if op in ("max_pool2d", "max_pool2d_with_indices"):
         same = all(np.array_equal(y, r, equal_nan=True) for y, r in zip(outputs, wanted, strict=True))
         return 0.0 if same else float("inf")

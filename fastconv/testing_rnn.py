@@ -139,14 +139,31 @@ def terms(op: str, p: RecurrentProblem) -> int:
     return max(p.t * p.b, p.gates * p.h) if op.endswith("grad") else p.i + p.h
 
 
-def error(op: str, p: RecurrentProblem, wanted: tuple[Array, ...], outputs: tuple[Array, ...]) -> float:
+def _least_scales(op: str, p: RecurrentProblem, arrays: tuple[Array, ...]) -> list[float]:
+    """For each output what it is measured by at least: see `error`."""
+    if not op.endswith("grad"):
+        return [1.0] * len(OPS[op].outputs)
+    largest = {
+        name: float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0))
+        for name, a in zip(OPS[op].inputs, arrays, strict=True)
+    }
+    of_gates = max(largest[name] for name in ("gy", "ghn", "gcn"))
+    factors = {"gx": largest["w_ih"], "gw_ih": largest["x"], "gh0": largest["w_hh"]}
+    return [of_gates * factors.get(name, 1.0) for name in OPS[op].outputs]
+
+
+def error(
+    op: str, p: RecurrentProblem, arrays: tuple[Array, ...], wanted: tuple[Array, ...], outputs: tuple[Array, ...]
+) -> float:
     """max over all outputs of max |y − ref| / (eps · √terms · scale); see fastconv.testing.error.
 
-    scale: the largest |ref|; on the way forth, where functions bound what goes into the next step and their arguments
-    are of the order of 1, at least 1. What a step is off by, later ones take up and forget about as fast as the rest.
+    scale: the largest |ref|, but on the way forth, where functions bound what goes into the next step and their
+    arguments are of the order of 1, at least 1; on the way back at least the largest gradient that is given times the
+    largest of what it meets, since 1 − s² of a gate may be a small difference. What a step is off by, later ones take
+    up and forget about as fast as the rest.
     """
-    worst, least = 0.0, 0.0 if op.endswith("grad") else 1.0
-    for y, ref in zip(outputs, wanted, strict=True):
+    worst = 0.0
+    for y, ref, least in zip(outputs, wanted, _least_scales(op, p, arrays), strict=True):
         y = y.astype(np.float64)
         finite = np.isfinite(ref)
         if y.shape != ref.shape or not np.array_equal(y[~finite], ref[~finite], equal_nan=True):

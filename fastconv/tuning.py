@@ -14,7 +14,7 @@ from typing import Any
 
 from fastconv import choices, machine, testing, threads
 from fastconv.measure import race
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem
+from fastconv.problem import GATES, ConvProblem, LinearProblem, PoolProblem, Problem, RecurrentProblem
 from fastconv.registry import OPS, PRECISIONS, Kernel, has_meaning, kernels, remember
 
 Sizes = tuple[int, ...]
@@ -49,6 +49,17 @@ _POOLINGS: tuple[tuple[Sizes, int, int, int], ...] = (
 )
 # m in out.
 _PRODUCTS: tuple[Sizes, ...] = ((1, 512, 1000), (16, 64, 64), (128, 1024, 256), (1, 4096, 4096))
+# t b i, hidden: one sequence, few and many, of small and of large layers.
+_RECURRENCES: tuple[tuple[Sizes, int], ...] = (
+    ((20, 1, 32), 64),
+    ((50, 1, 128), 256),
+    ((10, 1, 512), 512),
+    ((25, 2, 64), 128),
+    ((20, 4, 128), 256),
+    ((30, 6, 48), 96),
+    ((10, 16, 64), 128),
+    ((20, 64, 40), 80),
+)
 
 
 def problems() -> list[Problem]:
@@ -59,6 +70,7 @@ def problems() -> list[Problem]:
         found.append(ConvProblem.make((n, c, h, w), (o, c // groups, k, k), **options))
     found += [PoolProblem.make(sizes, window, stride=s, padding=p) for sizes, window, s, p in _POOLINGS]
     found += [LinearProblem.make((m, i), (o, i)) for m, i, o in _PRODUCTS]
+    found += [RecurrentProblem.make(cell, shape, hidden) for cell in GATES for shape, hidden in _RECURRENCES]
     return found
 
 

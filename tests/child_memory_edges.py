@@ -16,6 +16,7 @@ from fastconv import testing, threads
 from fastconv.functional import output_shapes
 from fastconv.kernels.cpu.jit import njit
 from fastconv.kernels.cpu.simd import lanes, load, splat, store
+from fastconv.registry import OPS
 
 PAGE = mmap.PAGESIZE
 # Not in Python's mmap module; the same number on Linux, macOS and the BSDs.
@@ -60,8 +61,22 @@ class Fenced:
         return bool((self.bytes[: self.start] == FILL).all() and (self.bytes[self.end :] == FILL).all())
 
 
-def run(kernel, problem, values, at_end):
-    """The kernel's outputs for these inputs, with every array fenced and the inputs read-only."""
+def made_of(kernel, problem, inputs, at_end):
+    """What the kernel prepares of the weights, fenced and read-only."""
+    made = Fenced((kernel.prepared(problem),), problem.dtype, at_end, alignment=64)
+    made.array[...] = np.nan
+    names = OPS[kernel.op]
+    kernel.prepare(problem, *(inputs[names.inputs.index(name)].array for name in names.weights), made.array)
+    assert made.clean(), "wrote outside of what it prepares"
+    made.freeze()
+    return made
+
+
+def run(kernel, problem, values, at_end, prepares=False):
+    """The kernel's outputs for these inputs, with every array fenced and the inputs read-only.
+
+    prepares: let it prepare the weights before, if it can.
+    """
     inputs = [Fenced(value.shape, value.dtype, at_end) for value in values]
     for fenced, value in zip(inputs, values, strict=True):
         fenced.array[...] = value
@@ -73,14 +88,19 @@ def run(kernel, problem, values, at_end):
     # Kernels get scratch on a cache line.
     scratch = Fenced((kernel.scratch(problem),), problem.dtype, at_end, alignment=64)
     scratch.array[...] = np.nan
-    kernel.run(problem, *(f.array for f in inputs), *(f.array for f in outputs), scratch.array)
+    made = {}
+    if prepares and kernel.prepare is not None:
+        kept = made_of(kernel, problem, inputs, at_end)
+        made["u"] = kept.array
+    kernel.run(problem, *(f.array for f in inputs), *(f.array for f in outputs), scratch.array, **made)
     for name, fenced in (("an output", outputs), ("scratch", [scratch])):
         assert all(f.clean() for f in fenced), f"wrote outside of {name}"
     return tuple(f.array for f in outputs)
 
 
 def grid():
-    """Every kernel on every small case, at both ends, by one thread and by the second of two; then how many runs."""
+    """Every kernel on every small case, at both ends, by one thread and by the second of two, of weights that it has
+    prepared before; then how many runs."""
     threads.set_num_threads(2)
     ways = {"one thread": nullcontext, "the second of two": last_thread_first}
     count = 0
@@ -95,7 +115,7 @@ def grid():
                 for way, handing in ways.items():
                     print(f"{kernel.name} {case.name} {dtype} at the {place} by {way}", flush=True)
                     with threads.eager() if way != "one thread" else nullcontext(), handing():
-                        found.append(run(kernel, problem, values, place == "end"))
+                        found.append(run(kernel, problem, values, place == "end", way != "one thread"))
                     count += 1
             assert testing.error(kernel.op, problem, values, found[0]) <= kernel.limit
             assert all([y.tobytes() for y in outputs] == [y.tobytes() for y in found[0]] for outputs in found)

@@ -7,7 +7,7 @@ import pytest
 
 from fastconv import testing
 from fastconv.measure import scratch_bytes
-from fastconv.problem import ConvProblem, itemsize
+from fastconv.problem import ConvProblem, RecurrentProblem, itemsize
 from fastconv.registry import choose, kernels, operations
 
 MOST = 32 * 2**20
@@ -39,6 +39,37 @@ def test_scratch_of_every_winograd_is_bounded(name):
         for kernel in kernels(op):
             if "winograd" in kernel.name and kernel.unsupported(p) is None:
                 assert scratch_bytes(kernel, p) <= MOST, kernel.name
+
+
+RECURRENT = {
+    **{name: case.problem for name, case in testing.CASES.items() if isinstance(case.problem, RecurrentProblem)},
+    "long": RecurrentProblem.make("lstm", (1000, 1, 64), 512, directions=2),
+    "large": RecurrentProblem.make("lstm", (20, 64, 1024), 1024),
+    "many": RecurrentProblem.make("gru", (50, 1000, 32), 64, ragged=True),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_scratch_of_recurrent_layers_is_the_weights_and_little_more(name):
+    """On the way, what the fused kernels pack of the weights and less than the states of a few steps; on the way back
+    the gradients of all gates, as much as what was saved, and packed weights."""
+    p = RECURRENT[name]
+    item = itemsize(p.dtype)
+    # Lanes and columns beyond the hidden size: at most three vectors for each.
+    padded = p.h + 64
+    weights = p.directions * p.gates * padded * (p.i + padded) * item
+    saved = p.directions * p.t * p.b * (4 * padded + 32) * item
+    for op in operations(p):
+        for kernel in kernels(op):
+            if kernel.unsupported(p) is not None or not testing.has_meaning(op, p):
+                continue
+            if kernel.algorithm in ("rows", "one", "units"):
+                bound = weights + 4 * 2**20
+                assert kernel.prepared(p) * item <= weights + 2**16
+                assert scratch_bytes(kernel, p) - kernel.prepared(p) * item <= 4 * 2**20, kernel.name
+            else:
+                bound = weights + 2 * saved + 32 * 2**20
+            assert scratch_bytes(kernel, p) <= bound, kernel.name
 
 
 CHILD = """

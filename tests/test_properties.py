@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastconv import testing
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, output_size
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, RecurrentProblem, output_size
 from fastconv.reference import pool_output_size
 from fastconv.registry import kernels, operations
 
@@ -114,6 +114,18 @@ def linear_problems(draw):
     return LinearProblem.make((m, i), (o, i), bias=draw(st.booleans()), dtype=draw(DTYPE))
 
 
+@st.composite
+def recurrent_problems(draw):
+    cell = draw(st.sampled_from(["lstm", "gru", "rnn"]))
+    t, b, i = draw(sizes(20)), draw(sizes(60, (1, 1, 2, 3, 6, 7))), draw(sizes(40))
+    flags = ["bias", "state", "ragged", "batch_first", *{"lstm": ["peephole", "linear"], "rnn": ["relu"]}.get(cell, [])]
+    options = {name: draw(st.booleans()) for name in flags}
+    shape = (b, t, i) if options["batch_first"] else (t, b, i)
+    directions = draw(st.sampled_from([1, 2]))
+    hidden = draw(sizes(90, (1, 2, 15, 16, 17, 64)))
+    return RecurrentProblem.make(cell, shape, hidden, directions=directions, dtype=draw(DTYPE), **options)
+
+
 def check(problem, threads, team):
     """Every operation of the problem by every kernel that supports it."""
     threads.set_num_threads(team)
@@ -157,6 +169,12 @@ def test_pooling_without_dilation(problem, team, threads):
 @given(problem=linear_problems(), team=TEAM)
 @often(150)
 def test_linear(problem, team, threads):
+    check(problem, threads, team)
+
+
+@given(problem=recurrent_problems(), team=TEAM)
+@often(300)
+def test_recurrent(problem, team, threads):
     check(problem, threads, team)
 
 

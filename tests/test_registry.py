@@ -8,12 +8,14 @@ import pytest
 
 import fastconv
 from fastconv import Unsupported, explain, functional, nn, registry, testing, use
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, RecurrentProblem
 from fastconv.registry import OPS, PRECISIONS, choose, kernel, kernels, operations, precision
 
 CONV = ConvProblem.make((2, 3, 9, 8), (4, 3, 3, 2), padding=1)
 POOL = PoolProblem.make((2, 3, 9, 8), 2)
 LINEAR = LinearProblem.make((5, 7), (3, 7))
+LSTM = RecurrentProblem.make("lstm", (4, 3, 5), 7)
+GRU = RecurrentProblem.make("gru", (4, 1, 5), 7)
 
 
 @pytest.fixture
@@ -99,6 +101,8 @@ def test_operations_of_a_problem():
     assert operations(CONV) == ["conv2d", "conv2d_grad_input", "conv2d_grad_weight"]
     assert operations(LINEAR) == ["linear", "linear_grad_input", "linear_grad_weight"]
     assert len(operations(POOL)) == 5
+    assert operations(LSTM) == ["lstm", "lstm_train", "lstm_grad"]
+    assert operations(GRU) == ["gru", "gru_train", "gru_grad"]
 
 
 # Choosing.
@@ -348,7 +352,7 @@ def lines_of(text):
     return {line.split()[0]: line for line in str(text).splitlines() if line.split()[0].count("/") == 2}
 
 
-@pytest.mark.parametrize("problem", [CONV, POOL, LINEAR], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("problem", [CONV, POOL, LINEAR, LSTM, GRU], ids=lambda p: getattr(p, "cell", type(p).__name__))
 def test_explain_lists_every_kernel_and_marks_the_choice(problem):
     lines = lines_of(explain(problem))
     assert set(lines) == {k.name for op in operations(problem) for k in kernels(op)}

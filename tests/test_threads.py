@@ -12,21 +12,24 @@ from fastconv.registry import OPS, choose
 # Work of several kinds at once, large enough for a team each: OP -> (problem, inputs).
 PROBLEMS = """
 from fastconv import testing
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, RecurrentProblem
 from fastconv.registry import OPS, choose, kernels
 
 MADE = {
     ConvProblem: ConvProblem.make((3, 8, 30, 29), (16, 8, 3, 3), padding=1, bias=True),
     PoolProblem: PoolProblem.make((6, 32, 21, 26), 3, stride=2, padding=1),
     LinearProblem: LinearProblem.make((70, 300), (90, 300), bias=True),
+    "lstm": RecurrentProblem.make("lstm", (20, 1, 40), 100, directions=2, state=True, peephole=True),
+    "gru": RecurrentProblem.make("gru", (9, 5, 40), 90, ragged=True),
+    "rnn": RecurrentProblem.make("rnn", (7, 30, 40), 130),
 }
-WORK = [(op, MADE[OPS[op].problem]) for op in OPS]
+WORK = [(op, MADE.get(OPS[op].problem) or MADE[op.partition("_")[0]]) for op in OPS]
 
 def able(op, problem):
     return [kernel for kernel in kernels(op) if kernel.unsupported(problem) is None]
 """
 
-# Ten Python threads, each on another operation, all starting at once.
+# Ten Python threads, each on other operations, all starting at once.
 MANY = (
     PROBLEMS
     + """
@@ -37,14 +40,14 @@ barrier = threading.Barrier(10)
 wrong, done = [], []
 
 def work(number):
-    op, problem = WORK[number % len(WORK)]
     barrier.wait()
     for round in range(5):
-        arrays = testing.inputs(op, problem, seed=number)
-        outputs = functional.run(op, problem, "auto", *arrays)
-        error = testing.error(op, problem, arrays, outputs)
-        if not error <= choose(op, problem).limit:
-            wrong.append((op, number, round, error))
+        for op, problem in WORK[number::10]:
+            arrays = testing.inputs(op, problem, seed=number)
+            outputs = functional.run(op, problem, "auto", *arrays)
+            error = testing.error(op, problem, arrays, outputs)
+            if not error <= choose(op, problem).limit:
+                wrong.append((op, number, round, error))
     done.append(number)
 
 def main():

@@ -126,6 +126,16 @@ class _Recurrent(Module):
         # By layer: what kernels prepared of its weights, and its last problem with what that was made of.
         self._kept: dict[int, Kept] = {}
         self._known: dict[int, tuple[object, RecurrentProblem]] = {}
+        self.__dict__["_ready"] = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Another parameter or option: what was worked out no longer holds.
+        self.__dict__["_ready"] = None
+        super().__setattr__(name, value)
+
+    def _register(self, table: str, name: str, value: Any) -> None:
+        self.__dict__["_ready"] = None
+        super()._register(table, name, value)
 
     def _parameter_shapes(self, features: int) -> Shapes:
         """The parameters of one direction of a layer of so many input features, without the layer's number."""
@@ -169,6 +179,11 @@ class _Recurrent(Module):
         """(output, state at the end): see the class."""
         if isinstance(input, tuple):
             return self._packed(input, hx, lengths)
+        if lengths is None and type(input) is np.ndarray:
+            ready = self.__dict__["_ready"]
+            found = None if ready is None else ready(input, hx)
+            if found is not None:
+                return found
         a = real("input", input)
         axes = "(batch, T, input_size)" if self.batch_first else "(T, batch, input_size)"
         if a.ndim not in (2, 3):
@@ -184,6 +199,8 @@ class _Recurrent(Module):
         if states and single:
             states = tuple(views.unsqueeze(state, 1) for state in states)
         y, states = self._layers(x, states, _lengths(lengths, shape[1 - axis], shape[axis]))
+        if lengths is None and not single and not self.training and is_array(input) and array(x).size:
+            self.__dict__["_ready"] = _ready_layers(self, array(x), hx)
         if single:
             y, states = views.squeeze(y, axis), tuple(views.squeeze(state, 1) for state in states)
         return y, states if len(states) > 1 else states[0]
@@ -598,6 +615,83 @@ class LSTM(_Recurrent):
             "layer_norm": (self.layer_norm, False),
             "zoneout": (self.zoneout, (0, 0)),
         }
+
+
+class _ReadyLayers:
+    """A layer's forward worked out for arrays of one shape, so that a small one does not wait for Python."""
+
+    __slots__ = ("dtype", "jobs", "layer", "none", "setting", "shape", "state", "weights")
+
+    def __init__(
+        self, layer: _Recurrent, x: Array, state: tuple[int, ...] | None, jobs: list[tuple[Any, Array]]
+    ) -> None:
+        self.layer, self.shape, self.dtype, self.state, self.jobs = layer, x.shape, x.dtype, state, jobs
+        self.none, self.setting = jobs[0][0].none, setting()
+        self.weights = [(w, w._state.number) for w in layer.parameters()]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the layer works out its own.
+        return _nothing, ()
+
+    def __call__(self, x: Array, hx: Any) -> Any:
+        """(y, states), or None if x, hx, the parameters or the setting are not those that this was worked out for."""
+        if x.shape != self.shape or x.dtype is not self.dtype or not x.flags.carray or self.layer.training:
+            return None
+        count = len(self.layer._states)
+        given = () if hx is None else hx if count == 2 else (hx,)
+        if self.state is None:
+            if hx is not None:
+                return None
+        elif type(given) is not tuple or len(given) != count:
+            return None
+        for h in given:
+            if type(h) is not np.ndarray or h.shape != self.state or h.dtype is not self.dtype or not h.flags.carray:
+                return None
+        for w, number in self.weights:
+            # Held by the parameter and as the argument; what someone else holds could change unseen.
+            if w._state.number != number or getrefcount(w._array) != 2:
+                return None
+        if setting() != self.setting:
+            return None
+        none, rest, ends = self.none, (self.none,) * 5, []
+        for number, (job, u) in enumerate(self.jobs):
+            if given:
+                first = number * self.layer._directions
+                begin = [h[first : first + self.layer._directions] for h in given]
+                begin += [none] * (2 - count)
+            else:
+                begin = [none, none]
+            x, *end = job.compute((x, *rest, *begin, none), u=u)
+            ends.append(end)
+        if len(ends) == 1:
+            return x, (ends[0][0] if count == 1 else tuple(ends[0][:2]))
+        states = tuple([np.concatenate([end[k] for end in ends]) for k in range(count)])
+        return x, states if count == 2 else states[0]
+
+
+def _ready_layers(layer: _Recurrent, x: Array, hx: Any) -> _ReadyLayers | None:
+    """The layer worked out for x and hx, arrays, if kernels do it and what they prepared of its weights is kept."""
+    given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
+    options = None if layer.algorithm == steps.COMPOSED else layer._options()
+    if (
+        options is None
+        or not all(is_array(h) for h in given)
+        or (layer.num_layers > 1 and layer.dropout and layer.training)
+    ):
+        return None
+    jobs, shape = [], x.shape
+    for number in range(layer.num_layers):
+        weights = [layer._weights(number, reverse) for reverse in range(layer._directions)]
+        kept = layer._keep(number, weights)
+        if kept is None:
+            return None
+        p = layer._problem(number, shape, bool(given), False, options)
+        kernel = choose(p.cell, p, layer.algorithm, kept=True)
+        if not kept.has(kernel):
+            return None
+        jobs.append((bound(kernel, p), kept.weights(kernel, p, ())))
+        shape = p.output_shape
+    return _ReadyLayers(layer, x, given[0].shape if given else None, jobs)
 
 
 def _nothing() -> None:

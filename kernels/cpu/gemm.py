@@ -9,13 +9,15 @@ of the rows.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import flush_denormals, lanes, load, load_first, restore_denormals, store
-from fastconv.kernels.cpu.team import parallel, take
+from fastconv.kernels.cpu.simd import flush_denormals, lanes, load, load_first, prefetch, restore_denormals, store
+from fastconv.kernels.cpu.team import address_of, parallel_at, take
 from fastconv.kernels.cpu.tiles import (
     add_columns,
     interleave,
@@ -33,14 +35,17 @@ from fastconv.kernels.cpu.tiles import (
 
 # Most reduction steps between two visits of an output tile: a column panel of this depth stays in L2.
 _DEPTH = 512
+# Where a's rows are contiguous, each step reads a line far from the one before, which no processor foresees: so many
+# steps ahead it is asked for.
+_AHEAD = 16
 # Fewest rows that a piece of work has when rows are split to give every thread enough pieces.
 _FEWEST_ROWS = 32
 
 
-def make_tile_product(vecs):
+def make_tile_product(vecs, ahead=0):
     """The function Σ_k a.flat[ai + r·a_row + k·a_k] · b.flat[bi + k·P + v·lanes :] as a TILE_ROWS × vecs tile.
 
-    Rows from `rows` on repeat the last one.
+    Rows from `rows` on repeat the last one. What of a is read in `ahead` steps is asked for, if not 0.
     """
 
     @inner
@@ -49,6 +54,8 @@ def make_tile_product(vecs):
         tile = zeros(b, TILE_ROWS, vecs)
         places = row_offsets(tile, rows, a_row)
         for k in range(depth):
+            if ahead:
+                prefetch(a, ai + (k + ahead) * a_k)
             tile = outer(tile, a, ai + k * a_k, places, b, spaced(tile, bi + k * TILE_VECS * width, width))
         return tile
 
@@ -75,7 +82,7 @@ def by_vectors(make):
 
 
 def _make_multiply(vecs):
-    tile_product = make_tile_product(vecs)
+    tile_product, far_product = make_tile_product(vecs), make_tile_product(vecs, _AHEAD)
 
     @inner
     def multiply(a, ai, a_row, a_k, rows, b, bi, depth, c, ci, c_row, columns, bias, bias_at, accumulate):
@@ -86,7 +93,7 @@ def _make_multiply(vecs):
         if a_k == 1:
             tile = tile_product(a, ai, a_row, 1, rows, b, bi, depth)
         else:
-            tile = tile_product(a, ai, 1, a_k, rows, b, bi, depth)
+            tile = far_product(a, ai, 1, a_k, rows, b, bi, depth)
         counts = shares(tile, columns)
         if bias_at >= 0:
             tile = add_columns(tile, bias, spaced(tile, bias_at, lanes(b)), counts)
@@ -178,7 +185,14 @@ def product(a, a_strides, b, b_strides, c, depth, bias, workspace, accumulate=Fa
     row_parts = 1 if team == 1 else min(most, -(-wanted // column_panels))
     flat = c.reshape(-1)
     args = (flat, rows, columns, depth, bias, row_parts, accumulate, workspace)
-    parallel(_product, team, a, *a_strides, b, *b_strides, *args)
+    parallel_at(_compiled(c.dtype), team, (a, *a_strides, b, *b_strides, *args))
+
+
+@lru_cache
+def _compiled(dtype):
+    """Where `_product` is, compiled for flat arrays of the dtype."""
+    a = np.empty(1, dtype)
+    return address_of(_product, a, 1, 1, a, 1, 1, a, 1, 1, 1, a, 1, False, a)
 
 
 NO_BIAS = {dtype: np.empty(0, dtype) for dtype in ("float32", "float64")}

@@ -12,7 +12,7 @@ four vectors of units, u[direction][column][gate element][4][lane].
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -20,11 +20,12 @@ from fastconv import threads
 from fastconv.kernels.cpu import gemm
 from fastconv.kernels.cpu.host import LINE
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
+from fastconv.kernels.cpu.rnn_cells import CELLS, get, option_of, put
 from fastconv.kernels.cpu.rnn_forward import FEWER, MOST, even, rows_of, stride_of, table
 from fastconv.kernels.cpu.rnn_pack import spread, width_of
 from fastconv.kernels.cpu.rnn_rows import blocks_of
 from fastconv.kernels.cpu.simd import (
+    add,
     flush_denormals,
     lanes,
     load_first,
@@ -33,10 +34,13 @@ from fastconv.kernels.cpu.simd import (
     splat,
     store,
 )
-from fastconv.kernels.cpu.team import parallel, take
+from fastconv.kernels.cpu.team import address_of, parallel_at, take
 from fastconv.kernels.cpu.tiles import listed_rows, outer_into, store_whole, zeros
 from fastconv.problem import SAVED
 from fastconv.registry import kernel
+
+# Columns that are summed at once: the sums stay in the first cache.
+_COLUMNS = 512
 
 
 @njit
@@ -54,6 +58,27 @@ def _pack(counter, thread, w, u, rows, h, columns, pieces):
             for row in range(rows):
                 value = load_first(w, (direction * rows + row) * h + unit if left else 0, left)
                 store(u, ((piece * rows + row) * 4 + v) * width, value)
+
+
+@njit
+def _sum_rows(counter, thread, z, sums, rows, pitch, columns, parts, directions):
+    """sums[direction][column] = Σ over rows of z[direction][row][column], some columns after the other."""
+    width = lanes(z)
+    while True:
+        piece = take(counter, thread, directions * parts)
+        if piece < 0:
+            break
+        direction, part = quotient(piece, parts), piece % parts
+        begin = part * _COLUMNS
+        end = min(columns, begin + _COLUMNS)
+        first, to = direction * rows * pitch, direction * columns
+        for column in range(begin, end, width):
+            put(sums, to + column, splat(z, 0.0), end - column)
+        for row in range(rows):
+            at = first + row * pitch
+            for column in range(begin, end, width):
+                left = end - column
+                put(sums, to + column, add(get(sums, to + column, left), get(z, at + column, left)), left)
 
 
 def _make_product(rows):
@@ -211,41 +236,62 @@ def _cost(p):
     return 2.3 * p.flops + 400.0 * p.t * p.b * p.directions * p.h + 200_000
 
 
+@lru_cache(maxsize=256)
+def _known(p):
+    """What of a call depends on p alone: where the parts of scratch end, and numbers of the workers."""
+    ends = [0, *accumulate(_parts(p))]
+    return [slice(a, b) for a, b in pairwise(ends)], p.gates * p.h, _columns(p), _z_pitch(p), _share(p)
+
+
+@lru_cache
+def _compiled(worker, dtype, kinds):
+    """Where a worker is, compiled for these kinds of arguments: v flat array, n one of int64, t numbers, i a number."""
+    example = {"v": np.empty(1, dtype), "n": np.empty(1, np.int64), "t": (1,) * 13, "i": 1}
+    return address_of(worker, *(example[kind] for kind in kinds))
+
+
 def grad(p, x, w_ih, w_hh, peephole, saved, gy, ghn, gcn, lengths, *rest):
     gx, gw_ih, gw_hh, gb_ih, gb_hh, gp, gh0, gc0, scratch = rest
-    cell = CELLS[p.cell]
-    parts = np.cumsum([0, *_parts(p)])
-    u, dz, work, of_gemm = (scratch[a:b] for a, b in pairwise(parts))
-    depth, columns, z_pitch = p.gates * p.h, _columns(p), _z_pitch(p)
-    pieces = p.directions * columns
-    parallel(_pack, threads.team(8.0 * u.size, pieces), w_hh.reshape(-1), u, depth, p.h, columns, pieces)
+    cell, dtype, d = CELLS[p.cell], p.dtype, p.directions
+    parts, depth, columns, z_pitch, share = _known(p)
+    u, dz, work, of_gemm = (scratch[part] for part in parts)
+    pieces = d * columns
+    args = (w_hh.reshape(-1), u, depth, p.h, columns, pieces)
+    parallel_at(_compiled(_pack, dtype, "vviiii"), threads.team(8.0 * u.size, pieces), args)
     if p.ragged:
         dz.fill(0)
-    peepholes = np.zeros((p.directions, 4 * columns, 3, width_of(p)) if p.peephole else 0, u.dtype)
+    peepholes = gemm.NO_BIAS[dtype]
     if p.peephole:
-        spread(peepholes, peephole.reshape(p.directions, 3, p.h))
-    team = threads.team(p.flops, p.b * p.directions)
+        spaced = np.zeros((d, 4 * columns, 3, width_of(p)), dtype)
+        spread(spaced, peephole.reshape(d, 3, p.h))
+        peepholes = spaced.reshape(-1)
+    team = threads.team(p.flops, p.b * d)
     blocks = blocks_of(p, team)
     places = table(p, lengths, blocks, z_pitch) if p.ragged else _even_table(p, blocks)
-    saves = SAVED[p.cell]
-    sizes = (p.b, p.t, p.h, p.directions, stride_of(p), blocks, saves, option_of(p), _share(p), depth, z_pitch)
-    arrays = [a.reshape(-1) for a in (peepholes, saved, gy, ghn, gcn)]
-    out = [a.reshape(-1) for a in (gh0, gc0)]
-    parallel(_WORKERS[p.cell], team, u, *arrays, dz, *out, places, (*sizes, cell.first_of_h * p.h, columns), work)
+    saves, first = SAVED[p.cell], cell.first_of_h * p.h
+    sizes = (p.b, p.t, p.h, d, stride_of(p), blocks, saves, option_of(p), share, depth, z_pitch, first, columns)
+    arrays = [a if a.ndim == 1 else a.reshape(-1) for a in (saved, gy, ghn, gcn)]
+    out = [a if a.ndim == 1 else a.reshape(-1) for a in (gh0, gc0)]
+    args = (u, peepholes, *arrays, dz, *out, places, sizes, work)
+    parallel_at(_compiled(_WORKERS[p.cell], dtype, "vvvvvvvvvntv"), team, args)
 
-    _products(p, x, w_ih, saved, dz.reshape(p.directions, p.t * p.b, z_pitch), lengths, gx, gw_ih, gw_hh, of_gemm)
-    for d in range(p.directions):
-        sums = dz.reshape(p.directions, -1, z_pitch)[d, :, : cell.gradients * p.h]
-        if p.bias:
-            sums = sums.sum(axis=0)
-            for column, row, count in _OF_X[p.cell]:
-                gb_ih[d][row * p.h : (row + count) * p.h] = sums[column * p.h : (column + count) * p.h]
-            gb_hh[d] = sums[cell.first_of_h * p.h :]
-        if p.peephole:
-            i, f, g, _, old = (saved[d][:, k] for k in range(5))
-            gates = dz.reshape(p.directions, -1, z_pitch)[d, :, : 4 * p.h].reshape(-1, 4, p.h)
+    z = dz.reshape(d, p.t * p.b, z_pitch)
+    _products(p, x, w_ih, saved, z, lengths, gx, gw_ih, gw_hh, of_gemm)
+    if p.bias:
+        width = cell.gradients * p.h
+        sums = np.empty((d, width), dtype)
+        shares = -(-width // _COLUMNS)
+        args = (dz, sums.reshape(-1), p.t * p.b, z_pitch, width, shares, d)
+        parallel_at(_compiled(_sum_rows, dtype, "vviiiii"), threads.team(4.0 * dz.size, d * shares), args)
+        for column, row, count in _OF_X[p.cell]:
+            gb_ih[:, row * p.h : (row + count) * p.h] = sums[:, column * p.h : (column + count) * p.h]
+        gb_hh[...] = sums[:, first:]
+    if p.peephole:
+        for n in range(d):
+            i, f, g, _, old = (saved[n][:, k] for k in range(5))
+            gates = z[n][:, : 4 * p.h].reshape(-1, 4, p.h)
             new = f * old + i * g
-            gp[d] = np.concatenate([np.einsum("rh,rh->h", gates[:, k], c) for k, c in ((0, old), (1, old), (3, new))])
+            gp[n] = np.concatenate([np.einsum("rh,rh->h", gates[:, k], c) for k, c in ((0, old), (1, old), (3, new))])
 
 
 # Where in dz the gradients for x are that belong to which rows of w_ih, and how many: (in dz, in w_ih, count)·h.
