@@ -281,7 +281,7 @@ class _Recurrent(Module):
         self, number: int, shape: tuple[int, ...], state: bool, ragged: bool, options: dict[str, bool]
     ) -> RecurrentProblem:
         """What a layer asks of the kernels for an input of this shape."""
-        key = (shape, state, ragged, tuple(options.items()))
+        key = (shape, state, ragged, self.weight_ih_l0.dtype, tuple(options.items()))
         known = self._known.get(number)
         if known is None or known[0] != key:
             problem = RecurrentProblem.make(

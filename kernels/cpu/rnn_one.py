@@ -12,19 +12,28 @@ exchange.
 from __future__ import annotations
 
 from fastconv import threads
+from fastconv.kernels.cpu.host import LINE
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_cells import CELLS
 from fastconv.kernels.cpu.rnn_forward import (
     OWN,
     TABLE,
-    make_finish,
     patience_of,
     pointwise_cost,
     register,
     stepping_team,
 )
 from fastconv.kernels.cpu.rnn_pack import padded, tiles_of, width_of
-from fastconv.kernels.cpu.simd import add, flush_denormals, lanes, load, quotient, restore_denormals, store
+from fastconv.kernels.cpu.simd import (
+    add,
+    flush_denormals,
+    lanes,
+    load,
+    prefetch,
+    quotient,
+    restore_denormals,
+    store,
+)
 from fastconv.kernels.cpu.team import done_step, gather, wait_for_step
 from fastconv.kernels.cpu.tiles import load_whole, outer_into, repeated, row_offsets, store_whole
 
@@ -99,7 +108,7 @@ def _add(work, one, other, to, width):
 
 
 def _make_worker(cell):
-    finish, tile_units, vectors = make_finish(cell), cell.tile_units, cell.vectors
+    gates_of, step, tile_units, vectors = cell.gates_of, cell.step, cell.tile_units, cell.vectors
     first_inputs, single_inputs = _make_inputs(AHEAD, cell), _make_inputs(1, cell)
     half, both = _make_half(cell), _make_both(cell)
 
@@ -120,13 +129,13 @@ def _make_worker(cell):
         begin, end = quotient(tiles * thread, team), quotient(tiles * (thread + 1), team)
         own_tiles = end - begin
         # Shared: h of two steps, c. Each tile's: x·W of five steps and of the next five, and a part of its sums. Each
-        # thread's: h before the first step, four vectors of zeros, a tile's sums and the rest of them.
+        # thread's: h before the first step, four vectors of zeros, and the rest of a tile's sums.
         cells = 2 * pitch
         products = cells + pitch
         partial = products + tiles * 2 * AHEAD * gates
-        initial = partial + tiles * gates + thread * (pitch + 3 * gates)
+        initial = partial + tiles * gates + thread * (pitch + 2 * gates)
         zeros = initial + pitch
-        buffer, rest = zeros + gates, zeros + 2 * gates
+        rest = zeros + gates
         for k in range(gates):
             work[zeros + k] = 0.0
         # Sums over h are two, of the units that two threads have, whatever the team.
@@ -137,7 +146,6 @@ def _make_worker(cell):
             of_table = TABLE + 4 * direction
             start, length = plan[of_table], plan[of_table + 3]
             forth = (-stride if direction else stride) * features
-            of_step = (direction, directions, direction * steps, saves, h, option)
             of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
             for k in range(pitch):
                 work[initial + k] = h0[direction * h + k] if h0.size and k < h else 0.0
@@ -152,7 +160,6 @@ def _make_worker(cell):
                 h_from = (now & 1) * pitch if now else initial
                 h_to = (1 - (now & 1)) * pitch
                 shift = -now * stride if direction else now * stride
-                places = (of_table + 1, shift, h_from, h_to, cells, pitch, of_peepholes)
                 known = now or h0.size
                 chunk = quotient(now, AHEAD)
                 slot, next_step = now - chunk * AHEAD, chunk * AHEAD + AHEAD
@@ -169,6 +176,9 @@ def _make_worker(cell):
                 for phase in range(2 if apart else 1):
                     if phase == 1:
                         wait_for_step(counter, team, passed)
+                        # The other's half comes from its cache: all lines at once.
+                        for k in range(two_from, two_to, LINE):
+                            prefetch(work, h_from + k)
                     for turn in range(own_tiles):
                         tile = end - 1 - turn if now & 1 else begin + turn
                         at = (direction * tiles + tile) * tile_size + features * vectors * width
@@ -199,8 +209,18 @@ def _make_worker(cell):
                             both(u, work, from_two, h_from, two_from, two_to, at, rest, x, *args)
                         else:
                             half(u, work, from_two, h_from, two_from, two_to, at, rest)
-                        _add(work, part_to, rest, buffer, width)
-                        finish(tile, 0, 1, buffer, work, u, y, saved, plan, places, of_step)
+                        _add(work, part_to, rest, part_to, width)
+                # The tiles' ends together, so that the processor finds enough to do.
+                line = plan[of_table + 1] + shift
+                for tile in range(begin, end):
+                    peep = of_peepholes + tile * 3 * width if peepholes else -1
+                    gates_of(work, partial + tile * gates, u, peep, cells + tile * units)
+                for tile in range(begin, end):
+                    unit = tile * units
+                    peep = of_peepholes + tile * 3 * width if peepholes else -1
+                    yi, si = (line * directions + direction) * h + unit, (direction * steps + line) * saves * h + unit
+                    of_states = (h_from + unit, h_to + unit, cells + unit)
+                    step(work, partial + tile * gates, u, peep, *of_states, y, yi, h - unit, saved, si, h, option)
                 passed += 1
                 done_step(counter, thread, team, passed)
             # The next direction begins with its own state, but in the same memory.
@@ -218,7 +238,7 @@ def _make_worker(cell):
 def _memory(p):
     """Elements of scratch without packed weights, for any number of threads."""
     gates = 4 * width_of(p)
-    return 3 * padded(p) + tiles_of(p) * (2 * AHEAD + 1) * gates + threads.available() * (padded(p) + 3 * gates)
+    return 3 * padded(p) + tiles_of(p) * (2 * AHEAD + 1) * gates + threads.available() * (padded(p) + 2 * gates)
 
 
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
