@@ -13,7 +13,8 @@ from fastconv.nn.loss import CrossEntropyLoss, MSELoss
 from fastconv.nn.module import Module, Parameter
 from fastconv.nn.normalization import BatchNorm1d, BatchNorm2d
 from fastconv.nn.pooling import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
-from fastconv.nn.recurrent import GRU, LSTM, RNN, GRUCell, JordanRNN, LSTMCell, RNNCell
+from fastconv.nn.recurrent import GRU, LSTM, RNN, JordanRNN
+from fastconv.nn.recurrent_cells import GRUCell, LSTMCell, RNNCell
 
 __all__ = [
     "GRU",

@@ -1,4 +1,4 @@
-"""Recurrent layers and cells. Source: torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell.
+"""Recurrent layers; cells are in recurrent_cells.py. Source: torch.nn.RNN, LSTM, GRU.
 
 Beyond torch: sequences of unequal lengths by the plain argument `lengths`, T = 0, Jordan's network, the GRU of 2014,
 and LSTMs with peepholes, with gates that see c, with a linear output, with layer normalisation and with zoneout.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,14 @@ import numpy.typing as npt
 
 from fastconv import ops, views
 from fastconv.autograd import Array, Variable, array, is_array
-from fastconv.functional import Kept, bound
+from fastconv.functional import Kept
 from fastconv.nn import functional as F
 from fastconv.nn import init, recurrence, steps
 from fastconv.nn.checks import float_dtype, fraction, one_of, real
 from fastconv.nn.module import Module, Parameter
+from fastconv.nn.ready import of_layers
 from fastconv.nn.steps import Recurrence, States, Weights
 from fastconv.problem import RecurrentProblem, boolean, integer
-from fastconv.registry import choose, setting
 
 NONLINEARITIES = ("tanh", "relu")
 PEEPHOLES = ("diagonal", "full")
@@ -35,14 +34,14 @@ PEEPHOLES = ("diagonal", "full")
 Shapes = dict[str, tuple[int, ...]]
 
 
-def _shapes(gates: int, features: int, hidden: int, state: int, bias: bool) -> Shapes:
+def shapes_of(gates: int, features: int, hidden: int, state: int, bias: bool) -> Shapes:
     """The parameters that all recurrent layers have, in torch's order."""
     rows = gates * hidden
     shapes: Shapes = {"weight_ih": (rows, features), "weight_hh": (rows, state)}
     return shapes | ({"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {})
 
 
-def _draw(parameters: Any, hidden: int) -> None:
+def draw(parameters: Any, hidden: int) -> None:
     """Uniform on ±1/√hidden; of layer normalisation, gains 1 and biases 0."""
     bound = 1 / math.sqrt(hidden)
     for name, parameter in parameters:
@@ -54,7 +53,7 @@ def _draw(parameters: Any, hidden: int) -> None:
             init.uniform_(parameter, -bound, bound)
 
 
-def _state(name: str, value: Any, input: Any, shape: tuple[int, ...], axes: str) -> Any:
+def state_of(name: str, value: Any, input: Any, shape: tuple[int, ...], axes: str) -> Any:
     """The initial state `value` as what the input is, of this shape, whose axes are called `axes`."""
     a = real(name, value, array(input))
     if a.shape != shape:
@@ -62,7 +61,7 @@ def _state(name: str, value: Any, input: Any, shape: tuple[int, ...], axes: str)
     return steps.same_kind(input, value)
 
 
-def _pair(hx: Any) -> tuple[Any, Any]:
+def pair_of(hx: Any) -> tuple[Any, Any]:
     """An LSTM's hx as (h_0, c_0)."""
     if not isinstance(hx, (tuple, list)):
         raise TypeError(f"hx={hx!r:.60}: needs a pair (h_0, c_0) of arrays or Tensors, got {type(hx).__name__}")
@@ -166,7 +165,7 @@ class _Recurrent(Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        _draw(self.named_parameters(), self.hidden_size)
+        draw(self.named_parameters(), self.hidden_size)
 
     def flatten_parameters(self) -> None:
         """Nothing, for programs written for torch: where parameters lie does not matter here."""
@@ -200,7 +199,7 @@ class _Recurrent(Module):
             states = tuple(views.unsqueeze(state, 1) for state in states)
         y, states = self._layers(x, states, _lengths(lengths, shape[1 - axis], shape[axis]))
         if lengths is None and not single and not self.training and is_array(input) and array(x).size:
-            self.__dict__["_ready"] = _ready_layers(self, array(x), hx)
+            self.__dict__["_ready"] = of_layers(self, array(x), hx)
         if single:
             y, states = views.squeeze(y, axis), tuple(views.squeeze(state, 1) for state in states)
         return y, states if len(states) > 1 else states[0]
@@ -234,11 +233,11 @@ class _Recurrent(Module):
         """hx, checked, as what the input is: each (layers · directions, *batch, size); None for none."""
         if hx is None:
             return None
-        given = (hx,) if len(self._states) == 1 else _pair(hx)
+        given = (hx,) if len(self._states) == 1 else pair_of(hx)
         axes = f"num_layers · directions, {'batch, ' * len(batch)}size"
         sizes = (self._width, self.hidden_size)
         return tuple(
-            _state(name, value, input, (self.num_layers * self._directions, *batch, size), axes)
+            state_of(name, value, input, (self.num_layers * self._directions, *batch, size), axes)
             for name, value, size in zip(self._states, given, sizes, strict=False)
         )
 
@@ -401,7 +400,7 @@ class RNN(_Recurrent):
         self._make(dtype)
 
     def _parameter_shapes(self, features: int) -> Shapes:
-        return _shapes(1, features, self.hidden_size, self.hidden_size, self.bias)
+        return shapes_of(1, features, self.hidden_size, self.hidden_size, self.bias)
 
     def _recurrence(self, weights: Weights) -> Recurrence:
         return steps.Elman(weights, self.nonlinearity)
@@ -443,7 +442,7 @@ class JordanRNN(_Recurrent):
         self._make(dtype)
 
     def _parameter_shapes(self, features: int) -> Shapes:
-        shapes = _shapes(1, features, self.hidden_size, self.output_size, self.bias)
+        shapes = shapes_of(1, features, self.hidden_size, self.output_size, self.bias)
         shapes["weight_ho"] = (self.output_size, self.hidden_size)
         return shapes | ({"bias_ho": (self.output_size,)} if self.bias else {})
 
@@ -490,7 +489,7 @@ class GRU(_Recurrent):
         self._make(dtype)
 
     def _parameter_shapes(self, features: int) -> Shapes:
-        return _shapes(3, features, self.hidden_size, self.hidden_size, self.bias)
+        return shapes_of(3, features, self.hidden_size, self.hidden_size, self.bias)
 
     def _recurrence(self, weights: Weights) -> Recurrence:
         return steps.GRU(weights, self.reset_after)
@@ -581,7 +580,7 @@ class LSTM(_Recurrent):
 
     def _parameter_shapes(self, features: int) -> Shapes:
         h = self.hidden_size
-        shapes = _shapes(4, features, h, self._width, self.bias)
+        shapes = shapes_of(4, features, h, self._width, self.bias)
         if self.proj_size:
             shapes["weight_hr"] = (self.proj_size, h)
         if self.peephole == "diagonal":
@@ -615,353 +614,3 @@ class LSTM(_Recurrent):
             "layer_norm": (self.layer_norm, False),
             "zoneout": (self.zoneout, (0, 0)),
         }
-
-
-class _ReadyLayers:
-    """A layer's forward worked out for arrays of one shape, so that a small one does not wait for Python."""
-
-    __slots__ = ("dtype", "jobs", "layer", "none", "setting", "shape", "state", "weights")
-
-    def __init__(
-        self, layer: _Recurrent, x: Array, state: tuple[int, ...] | None, jobs: list[tuple[Any, Array]]
-    ) -> None:
-        self.layer, self.shape, self.dtype, self.state, self.jobs = layer, x.shape, x.dtype, state, jobs
-        self.none, self.setting = jobs[0][0].none, setting()
-        self.weights = [(w, w._state.number) for w in layer.parameters()]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A copy of the layer works out its own.
-        return _nothing, ()
-
-    def __call__(self, x: Array, hx: Any) -> Any:
-        """(y, states), or None if x, hx, the parameters or the setting are not those that this was worked out for."""
-        if x.shape != self.shape or x.dtype is not self.dtype or not x.flags.carray or self.layer.training:
-            return None
-        count = len(self.layer._states)
-        given = () if hx is None else hx if count == 2 else (hx,)
-        if self.state is None:
-            if hx is not None:
-                return None
-        elif type(given) is not tuple or len(given) != count:
-            return None
-        for h in given:
-            if type(h) is not np.ndarray or h.shape != self.state or h.dtype is not self.dtype or not h.flags.carray:
-                return None
-        for w, number in self.weights:
-            # Held by the parameter and as the argument; what someone else holds could change unseen.
-            if w._state.number != number or getrefcount(w._array) != 2:
-                return None
-        if setting() != self.setting:
-            return None
-        none, rest, ends = self.none, (self.none,) * 5, []
-        for number, (job, u) in enumerate(self.jobs):
-            if given:
-                first = number * self.layer._directions
-                begin = [h[first : first + self.layer._directions] for h in given]
-                begin += [none] * (2 - count)
-            else:
-                begin = [none, none]
-            x, *end = job.compute((x, *rest, *begin, none), u=u)
-            ends.append(end)
-        if len(ends) == 1:
-            return x, (ends[0][0] if count == 1 else tuple(ends[0][:2]))
-        states = tuple([np.concatenate([end[k] for end in ends]) for k in range(count)])
-        return x, states if count == 2 else states[0]
-
-
-def _ready_layers(layer: _Recurrent, x: Array, hx: Any) -> _ReadyLayers | None:
-    """The layer worked out for x and hx, arrays, if kernels do it and what they prepared of its weights is kept."""
-    given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
-    options = None if layer.algorithm == steps.COMPOSED else layer._options()
-    if (
-        options is None
-        or not all(is_array(h) for h in given)
-        or (layer.num_layers > 1 and layer.dropout and layer.training)
-    ):
-        return None
-    jobs, shape = [], x.shape
-    for number in range(layer.num_layers):
-        weights = [layer._weights(number, reverse) for reverse in range(layer._directions)]
-        kept = layer._keep(number, weights)
-        if kept is None:
-            return None
-        p = layer._problem(number, shape, bool(given), False, options)
-        kernel = choose(p.cell, p, layer.algorithm, kept=True)
-        if not kept.has(kernel):
-            return None
-        jobs.append((bound(kernel, p), kept.weights(kernel, p, ())))
-        shape = p.output_shape
-    return _ReadyLayers(layer, x, given[0].shape if given else None, jobs)
-
-
-def _nothing() -> None:
-    return None
-
-
-class _Ready:
-    """A cell's step worked out for arrays of one shape, so that a small one does not wait for Python."""
-
-    __slots__ = ("call", "dtype", "hidden", "layer", "none", "one", "setting", "shape", "states", "weights")
-
-    def __init__(self, layer: _Cell, x: Array, kept: Kept) -> None:
-        problem = layer._problem(x.shape[0])
-        kernel = choose(layer.cell, problem, layer.algorithm, kept=True)
-        ready = bound(kernel, problem)
-        arrays = [array(w)[None] for w in layer._parameters.values() if w is not None]
-        u = kept.weights(kernel, problem, arrays) if kernel.prepare is not None and kept.has(kernel) else None
-        del arrays
-        alone = getattr(ready.run, "alone", None)
-        # The forward pass on flat arrays, (x, h, c, hn, cn); None where it is more than one thread's.
-        self.call = None if alone is None or u is None else alone(u)
-        self.layer, self.none = layer, ready.none
-        self.shape, self.hidden, self.dtype = x.shape, (x.shape[0], layer.hidden_size), x.dtype
-        self.states, self.setting = len(layer._states), setting()
-        present = [w for w in layer._parameters.values() if w is not None]
-        self.weights = [(w, w._state.number) for w in present]
-        self.one = x.shape[0] == 1
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A copy of the cell works out its own.
-        return _nothing, ()
-
-    def __call__(self, x: Any, hx: Any) -> Any:
-        """The states, or None if x, hx, the parameters or the setting are not those that this was worked out for."""
-        if type(x) is not np.ndarray or x.shape != self.shape or x.dtype is not self.dtype or self.layer.training:
-            return None
-        given = (hx,) if self.states == 1 else hx
-        if type(given) is not tuple or len(given) != self.states or not x.flags.carray:
-            return None
-        for h in given:
-            if type(h) is not np.ndarray or h.shape != self.hidden or h.dtype is not self.dtype or not h.flags.carray:
-                return None
-        for w, number in self.weights:
-            # Held by the parameter and as the argument; what someone else holds could change unseen.
-            if w._state.number != number or getrefcount(w._array) != 2:
-                return None
-        if setting() != self.setting:
-            return None
-        hn = np.empty(self.hidden, self.dtype)
-        cn = np.empty(self.hidden, self.dtype) if self.states == 2 else None
-        if not self.one:
-            flat = [
-                self.none if a is None else a.reshape(-1) for a in (x, given[0], given[1] if cn is not None else None)
-            ]
-            self.call(*flat, hn.reshape(-1), self.none if cn is None else cn.reshape(-1))
-        elif cn is None:
-            self.call(x[0], given[0][0], self.none, hn[0], self.none)
-        else:
-            self.call(x[0], given[0][0], given[1][0], hn[0], cn[0])
-        return hn if cn is None else (hn, cn)
-
-
-class _Cell(Module):
-    """What all cells share: one step of a layer of one direction, whose parameters have no number."""
-
-    # Its kernels' name.
-    cell = ""
-
-    _states: tuple[str, ...] = ("hx",)
-
-    weight_ih: Parameter
-    weight_hh: Parameter
-    bias_ih: Parameter | None
-    bias_hh: Parameter | None
-
-    def __init__(
-        self,
-        gates: int,
-        input_size: int,
-        hidden_size: int,
-        bias: bool,
-        dtype: npt.DTypeLike | None,
-        algorithm: str,
-    ) -> None:
-        super().__init__()
-        self.input_size = integer("input_size", input_size)
-        self.hidden_size = h = integer("hidden_size", hidden_size)
-        self.bias = boolean("bias", bias)
-        self.algorithm = algorithm
-        self._kept = Kept()
-        kind = float_dtype(dtype)
-        for name, shape in _shapes(gates, self.input_size, h, h, True).items():
-            wanted = self.bias or name.startswith("weight")
-            self.register_parameter(name, Parameter(np.empty(shape, kind)) if wanted else None)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        _draw(self.named_parameters(), self.hidden_size)
-
-    def _recurrence(self, weights: Weights) -> Recurrence:
-        raise NotImplementedError
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Another parameter or option: what was worked out no longer holds.
-        self.__dict__["_ready"] = None
-        super().__setattr__(name, value)
-
-    def _register(self, table: str, name: str, value: Any) -> None:
-        self.__dict__["_ready"] = None
-        super()._register(table, name, value)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        ready = self.__dict__["_ready"]
-        if ready is not None and len(args) == 2 and not kwargs and not self._forward_hooks:
-            found = ready(*args)
-            if found is not None:
-                return found
-        return super().__call__(*args, **kwargs)
-
-    def forward(self, input: Any, hx: Any = None) -> Any:
-        """The state after the step: see the class."""
-        a = real("input", input)
-        if a.ndim not in (1, 2) or a.shape[-1] != self.input_size:
-            raise ValueError(
-                f"input={a.shape}: needs shape (batch, input_size) or (input_size,), input_size={self.input_size}"
-            )
-        real("weight_ih", self.weight_ih, a)
-        shape = (*a.shape[:-1], self.hidden_size)
-        if hx is None:
-            states: States = tuple(steps.like(input, np.zeros(shape, a.dtype)) for _ in self._states)
-        else:
-            given = (hx,) if len(self._states) == 1 else _pair(hx)
-            axes = "batch, hidden_size" if a.ndim == 2 else "hidden_size"
-            states = tuple(
-                _state(name, value, input, shape, axes) for name, value in zip(self._states, given, strict=True)
-            )
-        if a.ndim == 2:
-            states = self._step(input, states)
-        else:
-            states = self._step(views.unsqueeze(input, 0), tuple(views.unsqueeze(state, 0) for state in states))
-            states = tuple(views.squeeze(state, 0) for state in states)
-        if is_array(input) and a.ndim == 2 and hx is not None and a.shape[0]:
-            kept = self._keep() if self.algorithm != steps.COMPOSED else None
-            ready = None if kept is None else _Ready(self, a, kept)
-            self.__dict__["_ready"] = None if ready is None or ready.call is None else ready
-        return states if len(states) > 1 else states[0]
-
-    def _step(self, x: Any, states: States) -> States:
-        """The states after a step from x (b, i); all as x is, an array or a Tensor."""
-        if self.algorithm == steps.COMPOSED:
-            weights = {name: steps.same_kind(x, w) for name, w in self._parameters.items() if w is not None}
-            of_steps = self._recurrence(weights)
-            return of_steps.step(of_steps.inputs(x), states)
-        named = {name: w for name, w in self._parameters.items() if w is not None}
-        parts = (views.unsqueeze(x, 0), [named], tuple(views.unsqueeze(state, 0) for state in states))
-        ends = recurrence.run(self._problem(array(x).shape[0]), *parts, None, self.algorithm, self._keep())[1]
-        return tuple(views.squeeze(state, 0) for state in ends)
-
-    def _problem(self, b: int) -> RecurrentProblem:
-        """What a step on b sequences asks of the kernels."""
-        return RecurrentProblem.make(
-            self.cell,
-            (1, b, self.input_size),
-            self.hidden_size,
-            bias=self.bias,
-            state=True,
-            dtype=str(self.weight_ih.dtype),
-            **self._options(),
-        )
-
-    def _options(self) -> dict[str, bool]:
-        """Its options of RecurrentProblem."""
-        return {}
-
-    def _keep(self) -> Kept | None:
-        """Where kernels keep what they prepare of the weights; None while these may change unseen."""
-        parameters = [w for w in self._parameters.values() if w is not None]
-        if self.training or not all(w._is_exclusive() for w in parameters):
-            return None
-        return self._kept.of(tuple([(w._version, id(w._array)) for w in parameters]))
-
-    @property
-    def operations(self) -> tuple[str, ...]:
-        """The kernels' operations that serve it: in evaluation, in training, and back."""
-        return (self.cell, f"{self.cell}_train", f"{self.cell}_grad")
-
-    def problem(self, x: Any) -> RecurrentProblem:
-        """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""
-        shape = tuple(getattr(x, "shape", x))
-        return self._problem(shape[0] if len(shape) == 2 else 1)
-
-    def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
-
-
-class RNNCell(_Cell):
-    """One step of RNN: h' = f(W_ih·x + b_ih + W_hh·h + b_hh), f `nonlinearity`, "tanh" or "relu".
-
-    Input (batch, input_size) or (input_size,), hx, zeros if it is None, (batch, hidden_size) or (hidden_size,) -> h'.
-    """
-
-    cell = "rnn"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        *,
-        dtype: npt.DTypeLike | None = None,
-        algorithm: str = "auto",
-    ) -> None:
-        super().__init__(1, input_size, hidden_size, bias, dtype, algorithm)
-        self.nonlinearity = one_of("nonlinearity", nonlinearity, NONLINEARITIES)
-
-    def _recurrence(self, weights: Weights) -> Recurrence:
-        return steps.Elman(weights, self.nonlinearity)
-
-    def _options(self) -> dict[str, bool]:
-        return {"relu": self.nonlinearity == "relu"}
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity}")
-
-
-class LSTMCell(_Cell):
-    """One step of LSTM: input (batch, input_size) or (input_size,), hx None for zeros or (h, c) -> (h', c').
-
-    h and c are (batch, hidden_size) or (hidden_size,).
-    """
-
-    cell = "lstm"
-
-    _states = ("hx[0]", "hx[1]")
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        *,
-        dtype: npt.DTypeLike | None = None,
-        algorithm: str = "auto",
-    ) -> None:
-        super().__init__(4, input_size, hidden_size, bias, dtype, algorithm)
-
-    def _recurrence(self, weights: Weights) -> Recurrence:
-        return steps.LSTM(weights)
-
-
-class GRUCell(_Cell):
-    """One step of GRU: input (batch, input_size) or (input_size,), hx, zeros if it is None -> h'.
-
-    hx and h' are (batch, hidden_size) or (hidden_size,).
-    """
-
-    cell = "gru"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        *,
-        dtype: npt.DTypeLike | None = None,
-        algorithm: str = "auto",
-    ) -> None:
-        super().__init__(3, input_size, hidden_size, bias, dtype, algorithm)
-
-    def _recurrence(self, weights: Weights) -> Recurrence:
-        return steps.GRU(weights)
