@@ -23,7 +23,7 @@ import torch_peer
 from fastconv import functional, machine, testing, threads
 from fastconv.measure import scratch_bytes
 from fastconv.problem import Problem
-from fastconv.registry import kernels
+from fastconv.registry import kernels, operations
 
 PEER = "torch"
 
@@ -79,7 +79,7 @@ def rows(problem: type[Problem]) -> Iterator[tuple[str, str]]:
     pairs = [(kernel, case) for kernel, case in testing.grid(small=False) if isinstance(case.problem, problem)]
     for (op, case), group in groupby(pairs, key=lambda pair: (pair[0].op, pair[1])):
         yield from ((kernel.name, case.name) for kernel, _ in group)
-        if torch_peer.INSTALLED and torch_peer.unsupported(case.problem) is None:
+        if torch_peer.INSTALLED and torch_peer.unsupported(case.problem, op) is None:
             yield f"{op}/{PEER}", case.name
 
 
@@ -286,6 +286,19 @@ def versus_peer(rows: dict[str, dict[str, Row]]) -> Iterator[tuple[str, str, str
             yield group, name, f"{best.median * 1e3:.3f}", f"{peer.median * 1e3:.3f}", ratio
 
 
+def without_peer() -> dict[str, list[str]]:
+    """The operations that the peer has no rows of where it has some of the case, by the reason."""
+    found: dict[str, list[str]] = {}
+    for case in testing.CASES.values():
+        if case.small or torch_peer.unsupported(case.problem) is not None:
+            continue
+        for op in operations(case.problem):
+            reason = torch_peer.unsupported(case.problem, op)
+            if reason is not None and op not in found.setdefault(reason, []):
+                found[reason].append(op)
+    return found
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     state = config.stash.get(RUN, None)
@@ -315,6 +328,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         reason = None if case.small else torch_peer.unsupported(case.problem)
         if reason is not None:
             write(f"torch has no rows on {case.name}: {reason}")
+    for reason, ops in without_peer().items():
+        write(f"torch has no rows of {', '.join(ops)}: {reason}")
     table = [("group", "fastest kernel", "ms", "torch ms", "torch / kernel"), *versus_peer(state.rows)]
     if len(table) > 1:
         for line in columns(table, "<<>>>"):

@@ -2,7 +2,8 @@
 
 torch allocates its outputs inside the timed call, as its users' calls do; fastconv's kernels get theirs, and their
 scratch, from the caller. torch's gradient of max pooling reads the indices that the forward pass stored; fastconv's
-finds them again.
+finds them again. Of recurrent layers there are rows in evaluation alone: what torch saves in training it keeps to
+itself, and its way back starts from that.
 """
 
 from __future__ import annotations
@@ -15,19 +16,29 @@ from typing import Any
 import numpy as np
 
 from fastconv import threads
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem, output_size
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, Problem, RecurrentProblem, output_size
 
 INSTALLED = find_spec("torch") is not None
 VERSION = version("torch") if INSTALLED else ""
 
 
-def unsupported(problem: Problem) -> str | None:
-    """Why torch's functions cannot express the problem, or None."""
+def unsupported(problem: Problem, op: str = "") -> str | None:
+    """Why torch's functions cannot express the problem, or this operation on it, or None."""
+    if isinstance(problem, RecurrentProblem):
+        return _recurrent_unsupported(problem, op)
     if isinstance(problem, ConvProblem) and problem.epilogue:
         return "an activation or addition, which torch does in further functions"
     if isinstance(problem, LinearProblem) or problem.padding[::2] == problem.padding[1::2]:
         return None
     return f"padding {problem.padding} differs before and after"
+
+
+def _recurrent_unsupported(p: RecurrentProblem, op: str) -> str | None:
+    if op not in ("", p.cell):
+        return "what it saves in training is its own"
+    if p.ragged:
+        return "lengths, for which torch's input is another, packed one"
+    return "an option that torch's cell has not" if p.peephole or p.linear else None
 
 
 def contender(op: str, problem: Problem, arrays: tuple[np.ndarray, ...]) -> Callable[[], tuple[np.ndarray, ...]]:
@@ -43,6 +54,8 @@ def contender(op: str, problem: Problem, arrays: tuple[np.ndarray, ...]) -> Call
         call = _conv(op, problem, *tensors)
     elif isinstance(problem, PoolProblem):
         call = _pool(op, problem, *tensors)
+    elif isinstance(problem, RecurrentProblem):
+        call = _recurrent(problem, *tensors)
     else:
         call = _linear(op, problem, *tensors)
 
@@ -99,3 +112,27 @@ def _linear(op: str, p: LinearProblem, first: Any, second: Any, b: Any = None) -
     if op == "linear_grad_input":
         return lambda: first @ second
     return lambda: second.T @ first
+
+
+def _recurrent(
+    p: RecurrentProblem, x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, _: Any, h0: Any, c0: Any, lengths: Any
+) -> Callable[[], Any]:
+    import torch
+
+    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[p.cell]
+    options = {"nonlinearity": "relu"} if p.relu else {}
+    layer = kind(p.i, p.h, bias=p.bias, batch_first=p.batch_first, bidirectional=p.directions == 2, **options)
+    layer = layer.to(x.dtype).eval()
+    with torch.no_grad():
+        for d in range(p.directions):
+            named = {"weight_ih": w_ih, "weight_hh": w_hh} | ({"bias_ih": b_ih, "bias_hh": b_hh} if p.bias else {})
+            for name, values in named.items():
+                getattr(layer, f"{name}_l0{'_reverse' * d}").copy_(values[d])
+    begin = None if not p.state else (h0, c0) if p.cell == "lstm" else h0
+
+    def call() -> tuple[Any, ...]:
+        with torch.inference_mode():
+            y, ends = layer(x, begin)
+        return (y, *ends) if p.cell == "lstm" else (y, ends, c0)
+
+    return call

@@ -116,9 +116,9 @@ class Kept:
             self._made[kernel.name] = made
         return made
 
-    def has(self, kernel: Kernel) -> bool:
-        """Whether it holds what `kernel` prepared."""
-        return kernel.name in self._made
+    def get(self, kernel: Kernel) -> Array | None:
+        """What `kernel` prepared, None if it has not."""
+        return self._made.get(kernel.name)
 
     @property
     def nbytes(self) -> int:

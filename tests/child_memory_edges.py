@@ -14,7 +14,7 @@ from helpers import DTYPES, last_thread_first
 
 from fastconv import testing, threads
 from fastconv.functional import output_shapes
-from fastconv.kernels.cpu.jit import njit
+from fastconv.kernels.cpu.jit import allocating, njit
 from fastconv.kernels.cpu.simd import lanes, load, splat, store
 from fastconv.registry import OPS
 
@@ -122,7 +122,7 @@ def grid():
     print(f"ran {count}")
 
 
-@njit
+@allocating
 def read(x, i):
     """One vector at x.flat[i:], which leaves x if i is wrong by one."""
     v = load(x, i)

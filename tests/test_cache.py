@@ -98,6 +98,73 @@ print(*sorted({str(happened.data["dispatcher"]) for _, happened in recorder.buff
     assert succeed(program, NUMBA_NUM_THREADS=2).split() == ["end"]
 
 
+# Functions that factories make of others: alike in name and code, told apart by what they close over.
+FACTORIES = """
+from fastconv.kernels.cpu.jit import inner, njit
+
+def make_inner(number):
+    @inner
+    def add(x):
+        return x[0] + number
+    return add
+
+@inner
+def double(x):
+    return 2 * x[0]
+
+@inner
+def negate(x):
+    return -x[0]
+
+def make_outer(function, factor):
+    @inner
+    def outer(x):
+        return factor * function(x)
+    return outer
+
+def make(function, shift):
+    @njit
+    def worker(x):
+        return function(x) + shift
+    return worker
+
+ADD = [make_inner(number) for number in (1, 2)]
+WORKERS = [
+    make(double, 0), make(negate, 0), make(double, 5), make(ADD[0], 0), make(ADD[1], 0),
+    make(make_outer(double, 3), 0), make(make_outer(negate, 3), 0), make(make_outer(double, 4), 0),
+    make(make_outer(ADD[0], 3), 0), make(make_outer(ADD[1], 3), 0),
+    make(make_outer(make_outer(ADD[0], 3), 1), 0), make(make_outer(make_outer(ADD[1], 1), 3), 0),
+]
+"""
+WANTED = [20, -10, 25, 11, 12, 60, -30, 80, 33, 36, 33, 36]
+
+
+def test_functions_made_by_factories_are_told_apart_and_found_again(place, tmp_path):
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    program = f"""
+import sys
+import numpy as np
+from numba.core import event
+sys.path.insert(0, {str(tmp_path)!r})
+from factories import WORKERS
+
+with event.install_recorder("numba:compile") as recorder:
+    order = ORDER
+    found = dict((k, float(WORKERS[k](np.full(4, 10.0, np.float32)))) for k in order)
+assert [found[k] for k in range(len(WORKERS))] == {WANTED}, found
+print(len([None for _, happened in recorder.buffer if happened.is_start]))
+"""
+    forth, back = "range(len(WORKERS))", "range(len(WORKERS) - 1, -1, -1)"
+    assert int(succeed(program.replace("ORDER", forth), FASTCONV_CACHE_DIR=place)) >= len(WANTED)
+    for order in (forth, back):
+        assert int(succeed(program.replace("ORDER", order), FASTCONV_CACHE_DIR=place)) == 0
+    # One of them first, and another source: nothing of the first is taken for it.
+    other = tmp_path / "other"
+    assert int(succeed(program.replace("ORDER", back), FASTCONV_CACHE_DIR=other)) >= len(WANTED)
+    (tmp_path / "factories.py").write_text(FACTORIES.replace("return 2 * x[0]", "return 2 * x[0] + 0 * x[1]"))
+    assert int(succeed(program.replace("ORDER", forth), FASTCONV_CACHE_DIR=place)) > 0
+
+
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTCONV_CACHE_DIR", str(tmp_path / "mine"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

@@ -45,6 +45,23 @@ def test_explain_measures_and_shows_errors_within_limits(capsys):
         assert 0 <= error <= limit
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_explain_of_a_recurrent_layer(capsys, cell):
+    text = output(capsys, "explain", cell, "4", "1", "5", "7", "--measure", "--dtype", "float64")
+    assert f"cell='{cell}', t=4, b=1, i=5, h=7" in text
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line.startswith(cell)}
+    assert set(rows) == {k.name for op in (cell, f"{cell}_train", f"{cell}_grad") for k in kernels(op)}
+    for name, cells in rows.items():
+        if "/units/" in name:
+            assert "1 sequences, needs 2" in " ".join(cells)
+        else:
+            error, limit = map(float, cells[-2:])
+            assert 0 <= error <= limit
+    assert text.count("←") == 3
+    assert "GFLOP/s" in text
+    assert "kept KiB" in output(capsys, "explain", cell, "4", "3", "5", "7", "--kept")
+
+
 def test_explain_of_one_pooling_shows_it_alone(capsys):
     text = output(capsys, "explain", "avg_pool2d", "1", "2", "8", "9", "3", "2", "--stride", "1", "2")
     assert "avg_pool2d_grad/planes/cpu" in text
@@ -56,6 +73,9 @@ def test_explain_of_one_pooling_shows_it_alone(capsys):
     [
         (["conv2d", "1", "2"], "sizes=[1, 2]"),
         (["convolution"], "problem='convolution'"),
+        (["lstm", "1", "2", "3"], "T B IN HIDDEN"),
+        (["gru", "1", "2", "3", "0"], "hidden_size=0"),
+        (["rnn", "1", "2", "3", "4", "--stride", "2"], "rnn has no stride"),
         (["conv2d", "1", "3", "2", "2", "4", "3", "3"], "input=(1, 3, 2, 2)"),
         (["conv2d", "1", "3", "8", "8", "4", "3", "3", "--groups", "2"], "groups=2"),
         (["conv2d", "1", "3", "8", "8", "4", "3", "3", "--stride", "0"], "stride=0"),

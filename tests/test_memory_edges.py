@@ -4,6 +4,7 @@ SIMD intrinsics bypass Numba's bounds check, so an overrun shows here or nowhere
 """
 
 import signal
+from collections import Counter
 
 import pytest
 from helpers import DTYPES, HERE, HOSTS, child
@@ -20,10 +21,14 @@ def environment(host):
 def test_kernels_stay_inside_their_arrays(host):
     result = child(CHILD, "grid", timeout=600, **environment(host))
     assert result.returncode == 0, f"last: {result.stdout[-200:]}\n{result.stderr[-5_000:]}"
-    lines = result.stdout.splitlines()
+    *lines, last = result.stdout.splitlines()
     # Both ends, one thread and two.
-    assert lines[-1] == f"ran {4 * len(GRID)}"
-    assert len(lines) == 1 + 4 * len(GRID)
+    times = Counter("-".join(line.split()[:3]) for line in lines)
+    assert set(times.values()) == {4}
+    assert last == f"ran {len(lines)}"
+    missing = {parameter.id for parameter in GRID} ^ times.keys()
+    # How many sequences units takes at once is a matter of registers.
+    assert not [name for name in missing if host == "native" or "/units/" not in name]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.autograd import Array, array, is_array
+from fastconv.autograd import Array, is_array
 from fastconv.functional import Kept, bound
 from fastconv.nn import steps
 from fastconv.registry import choose, setting
@@ -87,9 +87,10 @@ def of_layers(layer: Any, x: Array, hx: Any) -> ReadyLayers | None:
             return None
         p = layer._problem(number, shape, bool(given), False, options)
         kernel = choose(p.cell, p, layer.algorithm, kept=True)
-        if not kept.has(kernel):
+        made = kept.get(kernel)
+        if made is None:
             return None
-        jobs.append((bound(kernel, p), kept.weights(kernel, p, ())))
+        jobs.append((bound(kernel, p), made))
         shape = p.output_shape
     return ReadyLayers(layer, x, given[0].shape if given else None, jobs)
 
@@ -103,9 +104,7 @@ class ReadyCell:
         problem = layer._problem(x.shape[0])
         kernel = choose(layer.cell, problem, layer.algorithm, kept=True)
         ready = bound(kernel, problem)
-        arrays = [array(w)[None] for w in layer._parameters.values() if w is not None]
-        u = kept.weights(kernel, problem, arrays) if kernel.prepare is not None and kept.has(kernel) else None
-        del arrays
+        u = kept.get(kernel)
         alone = getattr(ready.run, "alone", None)
         # The forward pass on flat arrays, (x, h, c, hn, cn); None where it is more than one thread's.
         self.call = None if alone is None or u is None else alone(u)

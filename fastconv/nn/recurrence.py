@@ -45,15 +45,17 @@ def run(
     kernel = choose(p.cell + ("_train" if recorded else ""), p, algorithm, kept=kept is not None and not recorded)
     call = bound(kernel, p)
     none = call.none
-    made = kept is not None and not recorded and kept.has(kernel)
     # Where all that a kernel reads of the weights is kept, they need not be laid beside each other.
-    arrays = [
-        none if not each or (made and len(each) > 1) else prepared(_stacked([array(w) for w in each])) for each in named
-    ]
+    made = kept.get(kernel) if kept is not None and not recorded else None
+    arrays = [none if not each or made is not None else prepared(_stacked([array(w) for w in each])) for each in named]
     begin = [prepared(array(state)) for state in given] + [none] * (2 - len(given))
     a = prepared(array(x))
     counts = _NO_LENGTHS if lengths is None else lengths
-    results = call((a, *arrays, *begin, counts), None if recorded else kept)
+    given_arrays = (a, *arrays, *begin, counts)
+    if made is not None and p.flops:
+        results = call.compute(given_arrays, u=made)
+    else:
+        results = call(given_arrays, None if recorded else kept)
     y, *ends = results[:3]
     count = 2 if p.cell == "lstm" else 1
     if not recorded:

@@ -163,14 +163,14 @@ def _lstm_back(work, dh, direct, dc, u, peep, gy, yi, left, saved, si, dz, zi, h
     do = mul(mul(grad, s), mul(o, sub(one, o)))
     through = mul(grad, o)
     if not option:
-        through = sub(through, mul(through, mul(s, s)))
+        through = mul(through, sub(one, mul(s, s)))
     cell = add(load(work, dc), through)
     if peep >= 0:
         cell = fma(load(u, peep + 2 * width), do, cell)
     di = mul(mul(cell, g), mul(i, sub(one, i)))
     df = mul(mul(cell, old), mul(f, sub(one, f)))
     di_g = mul(cell, i)
-    dg = sub(di_g, mul(di_g, mul(g, g)))
+    dg = mul(di_g, sub(one, mul(g, g)))
     cell = mul(cell, f)
     if peep >= 0:
         cell = fma(load(u, peep), di, fma(load(u, peep + width), df, cell))
@@ -189,7 +189,7 @@ def _gru_back(work, dh, direct, dc, u, peep, gy, yi, left, saved, si, dz, zi, h,
     n, q, old = get(saved, si + 2 * h, left), get(saved, si + 3 * h, left), get(saved, si + 4 * h, left)
     grad = add(add(load(work, dh), load(work, direct)), get(gy, yi, left))
     of_n = mul(grad, sub(one, z))
-    dn = sub(of_n, mul(of_n, mul(n, n)))
+    dn = mul(of_n, sub(one, mul(n, n)))
     update = mul(mul(grad, sub(old, n)), mul(z, sub(one, z)))
     dr = mul(mul(dn, q), mul(r, sub(one, r)))
     put(dz, zi, dn, left)
@@ -203,7 +203,7 @@ def _gru_back(work, dh, direct, dc, u, peep, gy, yi, left, saved, si, dz, zi, h,
 def _rnn_back(work, dh, direct, dc, u, peep, gy, yi, left, saved, si, dz, zi, h, option):
     grad = add(add(load(work, dh), load(work, direct)), get(gy, yi, left))
     y = get(saved, si, left)
-    put(dz, zi, where_positive(y, grad) if option else sub(grad, mul(grad, mul(y, y))), left)
+    put(dz, zi, where_positive(y, grad) if option else mul(grad, sub(splat(work, 1.0), mul(y, y))), left)
     store(work, direct, splat(work, 0.0))
 
 

@@ -158,10 +158,13 @@ def register(algorithm, workers, plan, memory, cost, unsupported=lambda p: None,
                 u = scratch[own:][:packed]
                 rnn_pack.prepare(p, w_ih, w_hh, b_ih, b_hh, peephole, u)
             setting = threads.setting()
-            if p.ragged or setting not in plans:
+            known = plans.get(setting)
+            if known is None:
                 team, numbers, blocks = plan(p)
-                plans[setting] = team, _plan(p, lengths if p.ragged else even(p), numbers, blocks)
-            team, numbers = plans[setting]
+                known = team, _plan(p, lengths if p.ragged else even(p), numbers, blocks)
+                if not p.ragged:
+                    plans[setting] = known
+            team, numbers = known
             if p.ragged and lengths.min(initial=p.t) < p.t:
                 # What stands beyond the ends of sequences is zero.
                 y.fill(0)

@@ -250,6 +250,7 @@ def _compiled(worker, dtype, kinds):
     return address_of(worker, *(example[kind] for kind in kinds))
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def grad(p, x, w_ih, w_hh, peephole, saved, gy, ghn, gcn, lengths, *rest):
     gx, gw_ih, gw_hh, gb_ih, gb_hh, gp, gh0, gc0, scratch = rest
     cell, dtype, d = CELLS[p.cell], p.dtype, p.directions
@@ -309,6 +310,11 @@ def _products(p, x, w_ih, saved, dz, lengths, gx, gw_ih, gw_hh, of_gemm):
         rows, dz, before, to = rows[real], dz[:, real], before[:, real], np.empty((len(real), p.i), gx.dtype)
         gx.fill(0)
     count, pitch = len(rows), dz.shape[2]
+    if count == 0:
+        # All sequences are empty.
+        gw_ih.fill(0)
+        gw_hh.fill(0)
+        return
     step = before.strides[1] // before.itemsize
     for d in range(p.directions):
         flat = dz[d].reshape(-1)

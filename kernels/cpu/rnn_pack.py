@@ -83,6 +83,7 @@ def _pack(counter, thread, w_ih, w_hh, u, features, h, tiles, vectors, gates, ti
     # Where biases and peepholes are few, the host writes them: see prepare.
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def prepare(p, w_ih, w_hh, b_ih, b_hh, peephole, u):
     """Write the packed weights u of size(p) elements."""
     cell, width, tiles = CELLS[p.cell], width_of(p), tiles_of(p)

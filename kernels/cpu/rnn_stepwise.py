@@ -13,6 +13,7 @@ import numpy as np
 from fastconv.kernels.cpu import gemm
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_forward import even, stride_of
+from fastconv.kernels.cpu.simd import flush_denormals, restore_denormals
 from fastconv.problem import GATES, SAVED
 from fastconv.registry import kernel
 
@@ -25,6 +26,7 @@ def _sigmoid(v):
 @njit
 def _lstm_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, linear):
     """Step `now` from zx (rows, 4h) and zh (b, 4h): c and h (b, h) become the next ones, y and saved are written."""
+    flushed = flush_denormals()
     units = h.shape[1]
     for r in range(len(lengths)):
         if now >= lengths[r]:
@@ -47,11 +49,13 @@ def _lstm_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, l
             if saved.size:
                 saved[row, 0, k], saved[row, 1, k], saved[row, 2, k], saved[row, 3, k] = i, f, g, o
                 saved[row, 4, k], saved[row, 5, k], saved[row, 6, k] = old, s, before
+    restore_denormals(flushed)
 
 
 @njit
 def _gru_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, linear):
     """Step `now` from zx and zh (…, 3h), as _lstm_end; there is no c."""
+    flushed = flush_denormals()
     units = h.shape[1]
     for r in range(len(lengths)):
         if now >= lengths[r]:
@@ -67,11 +71,13 @@ def _gru_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, li
             if saved.size:
                 saved[row, 0, k], saved[row, 1, k], saved[row, 2, k] = reset, update, n
                 saved[row, 3, k], saved[row, 4, k] = q, before
+    restore_denormals(flushed)
 
 
 @njit
 def _rnn_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, relu):
     """Step `now` from zx and zh (…, h), as _lstm_end; there is no c."""
+    flushed = flush_denormals()
     units = h.shape[1]
     for r in range(len(lengths)):
         if now >= lengths[r]:
@@ -84,6 +90,7 @@ def _rnn_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, re
             y[row, k] = h[r, k]
             if saved.size:
                 saved[row, 0, k], saved[row, 1, k] = h[r, k], before
+    restore_denormals(flushed)
 
 
 _ENDS = {"lstm": _lstm_end, "gru": _gru_end, "rnn": _rnn_end}
