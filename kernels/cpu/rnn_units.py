@@ -31,6 +31,9 @@ from fastconv.kernels.cpu.simd import flush_denormals, lanes, quotient, restore_
 from fastconv.kernels.cpu.team import done_step, gather, wait_for_step
 from fastconv.kernels.cpu.tiles import listed_rows, load_whole, outer_into, repeated, row_offsets, store_whole
 
+# Sequences that these kernels are for: of more each thread has enough of its own.
+_FEW = 6
+
 # Rows of x that are multiplied at once.
 _AHEAD = 48
 
@@ -144,13 +147,19 @@ def _make_worker(cell):
                     tile = end - 1 + begin - turn if now & 1 else turn
                     at = (direction * tiles + tile) * tile_size + features * vectors * width
                     of_x = own + ((tile - begin) * ahead * rows + slot * chunk_rows) * gates
-                    if running <= 2:
-                        two(work, of_x, running, h_from, pitch, depth, u, at, buffer)
-                    elif running <= FEWER:
-                        few(work, of_x, running, h_from, pitch, depth, u, at, buffer)
-                    else:
-                        many(work, of_x, running, h_from, pitch, depth, u, at, buffer)
-                    finish(tile, 0, running, buffer, work, u, y, saved, plan, of_states, of_step)
+                    row = 0
+                    while row < running:
+                        wanted = rows_of(running - row)
+                        n = min(wanted, running - row)
+                        x_at, hi = of_x + row * gates, h_from + row * pitch
+                        if n <= 2:
+                            two(work, x_at, n, hi, pitch, depth, u, at, buffer)
+                        elif wanted <= FEWER:
+                            few(work, x_at, n, hi, pitch, depth, u, at, buffer)
+                        else:
+                            many(work, x_at, n, hi, pitch, depth, u, at, buffer)
+                        finish(tile, row, n, buffer, work, u, y, saved, plan, of_states, of_step)
+                        row += n
                 passed += 1
                 done_step(counter, thread, team, passed)
                 wait_for_step(counter, team, passed)
@@ -197,7 +206,7 @@ def _cost(p):
 
 
 def _unsupported(p):
-    return None if 1 < p.b <= MOST else f"{p.b} sequences, needs 2 to {MOST}"
+    return None if 1 < p.b <= _FEW else f"{p.b} sequences, needs 2 to {_FEW}"
 
 
 register("units", _WORKERS, _plan, _memory, _cost, _unsupported, _extra)
