@@ -73,11 +73,7 @@ def of_layers(layer: Any, x: Array, hx: Any) -> ReadyLayers | None:
     """The layer worked out for x and hx, arrays, if kernels do it and what they prepared of its weights is kept."""
     given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
     options = None if layer.algorithm == steps.COMPOSED else layer._options()
-    if (
-        options is None
-        or not all(is_array(h) for h in given)
-        or (layer.num_layers > 1 and layer.dropout and layer.training)
-    ):
+    if options is None or not all(is_array(h) for h in given):
         return None
     jobs, shape = [], x.shape
     for number in range(layer.num_layers):
@@ -140,10 +136,8 @@ class ReadyCell:
         hn = np.empty(self.hidden, self.dtype)
         cn = np.empty(self.hidden, self.dtype) if self.states == 2 else None
         if not self.one:
-            flat = [
-                self.none if a is None else a.reshape(-1) for a in (x, given[0], given[1] if cn is not None else None)
-            ]
-            call(*flat, hn.reshape(-1), self.none if cn is None else cn.reshape(-1))
+            c, c_to = (self.none, self.none) if cn is None else (given[1].reshape(-1), cn.reshape(-1))
+            call(x.reshape(-1), given[0].reshape(-1), c, hn.reshape(-1), c_to)
         elif cn is None:
             call(x[0], given[0][0], self.none, hn[0], self.none)
         else:

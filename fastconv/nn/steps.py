@@ -8,12 +8,12 @@ through the tape. Sizes: t steps, b sequences, i inputs, h hidden units, o outpu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from fastconv import ops, views
-from fastconv.autograd import Array, Gradient, T, Variable, array, record
+from fastconv.autograd import Array, Gradient, T, Variable, array, record, record_all
 from fastconv.nn import functional as F
 from fastconv.random import generator
 
@@ -33,23 +33,6 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class _Parts:
-    """The gradients of some parts of a tensor, which meet on the tape by +, before they are laid side by side."""
-
-    __slots__ = ("parts",)
-
-    def __init__(self, where: tuple[Any, ...], g: Array) -> None:
-        self.parts = [(where, g)]
-
-    def __add__(self, other: _Parts) -> _Parts:
-        self.parts += other.parts
-        return self
-
-
-def _part(where: tuple[Any, ...]) -> Gradient:
-    return lambda g: cast(Array, _Parts(where, g))
-
-
 def _nothing(x: Any) -> Gradient:
     """The gradient of x in what does not depend on it."""
     a = array(x)
@@ -62,17 +45,16 @@ def unbind(x: T, axis: int = 0) -> list[T]:
     As single indices each gradient would be an array of the size of x, and T of them a sum of T² steps.
     """
     a = array(x)
-    shape, dtype = a.shape, a.dtype
+    places: list[tuple[Any, ...]] = [(*(slice(None),) * axis, i) for i in range(a.shape[axis])]
 
-    def whole(g: Any) -> Array:
-        gx = np.zeros(shape, dtype)
-        for where, part in g.parts:
-            gx[where] = part
-        return gx
+    def whole(parts: list[Array | None]) -> list[Array]:
+        gx = np.zeros(a.shape, a.dtype)
+        for where, part in zip(places, parts, strict=True):
+            if part is not None:
+                gx[where] = part
+        return [gx]
 
-    joint = record(x, a, (x, whole))
-    places: list[tuple[Any, ...]] = [(*(slice(None),) * axis, i) for i in range(shape[axis])]
-    return [record(joint, a[where], (joint, _part(where))) for where in places]
+    return list(record_all(x, [a[where] for where in places], [x], whole))
 
 
 def choose(mask: Array, x: T, y: Any) -> T:

@@ -264,7 +264,13 @@ _ALL, _ALONE = 2**40, -(2**40)
 # Looks at another thread's line before one pauses between them, and pauses before one gives up the core between them.
 _LOOKS, _PAUSES = 100, 3000
 
-_sched_yield = types.ExternalFunction("sched_yield", types.int32())
+if os.name == "posix":
+    _give_up_core = types.ExternalFunction("sched_yield", types.int32())
+else:
+
+    @inner
+    def _give_up_core():
+        _pause()
 
 
 @intrinsic
@@ -333,7 +339,7 @@ def wait_for_step(counter, threads_here, step):
                 _pause()
             if looks > _PAUSES:
                 # It has lost its core, perhaps to this very thread.
-                _sched_yield()
+                _give_up_core()
 
 
 class Team:
