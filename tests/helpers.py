@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,18 @@ def child(*arguments, timeout=300, **environment):
         timeout=timeout,
         check=False,
     )
+
+
+@contextmanager
+def children(request, parameter, run):
+    """A future of run(value) for each value of the parameter in the chosen tests of this module, all at once.
+
+    Children mostly compile, on one processor each.
+    """
+    mine = [item for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
+    values = dict.fromkeys(item.callspec.params[parameter] for item in mine if parameter in item.callspec.params)
+    with ThreadPoolExecutor(len(values)) as pool:
+        yield {value: pool.submit(run, value) for value in values}
 
 
 def succeed(*arguments, **environment):

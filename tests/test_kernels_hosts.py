@@ -7,12 +7,22 @@ import re
 
 import pytest
 import test_kernels
-from helpers import HERE, HOSTS, child
+from helpers import HERE, HOSTS, child, children
+
+
+def run(name):
+    return child(HERE / "child_host.py", name, timeout=1200, **HOSTS[name].environment())
+
+
+@pytest.fixture(scope="module")
+def runs(request):
+    with children(request, "name", run) as futures:
+        yield futures
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_kernels_on_a_smaller_host(name, capsys):
-    result = child(HERE / "child_host.py", name, timeout=900, **HOSTS[name].environment())
+def test_kernels_on_a_smaller_host(name, runs, capsys):
+    result = runs[name].result()
     report = f"{result.stdout[-20_000:]}\n{result.stderr[-5_000:]}"
     assert result.returncode == 0, report
     (line,) = re.findall(r"^host: (.*)$", result.stdout, re.MULTILINE)

@@ -7,19 +7,25 @@ import signal
 from collections import Counter
 
 import pytest
-from helpers import DTYPES, HERE, HOSTS, child
+from helpers import DTYPES, HERE, HOSTS, child, children
 from test_kernels import GRID
 
 CHILD = HERE / "child_memory_edges.py"
 
 
-def environment(host):
-    return {} if host == "native" else HOSTS[host].environment()
+def run(host):
+    return child(CHILD, "grid", timeout=900, **({} if host == "native" else HOSTS[host].environment()))
+
+
+@pytest.fixture(scope="module")
+def runs(request):
+    with children(request, "host", run) as futures:
+        yield futures
 
 
 @pytest.mark.parametrize("host", ["native", *HOSTS])
-def test_kernels_stay_inside_their_arrays(host):
-    result = child(CHILD, "grid", timeout=600, **environment(host))
+def test_kernels_stay_inside_their_arrays(host, runs):
+    result = runs[host].result()
     assert result.returncode == 0, f"last: {result.stdout[-200:]}\n{result.stderr[-5_000:]}"
     *lines, last = result.stdout.splitlines()
     # Both ends, one thread and two.

@@ -10,13 +10,23 @@ of the rows.
 from __future__ import annotations
 
 from functools import lru_cache
+from math import ceil
 
 import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu.host import TILE_ROWS, TILE_VECS, VECTOR_BYTES
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.simd import flush_denormals, lanes, load, load_first, prefetch, restore_denormals, store
+from fastconv.kernels.cpu.simd import (
+    flush_denormals,
+    lanes,
+    load,
+    load_first,
+    prefetch,
+    quotient,
+    restore_denormals,
+    store,
+)
 from fastconv.kernels.cpu.team import address_of, parallel_at, take
 from fastconv.kernels.cpu.tiles import (
     add_columns,
@@ -34,12 +44,13 @@ from fastconv.kernels.cpu.tiles import (
 )
 
 # Most reduction steps between two visits of an output tile: a column panel of this depth stays in L2.
-_DEPTH = 512
+_DEPTH = 1024
 # Where a's rows are contiguous, each step reads a line far from the one before, which no processor foresees: so many
 # steps ahead it is asked for.
 _AHEAD = 16
-# Fewest rows that a piece of work has when rows are split to give every thread enough pieces.
-_FEWEST_ROWS = 32
+# Fewest rows that a piece of work has when rows are split to give every thread enough pieces; and where it must pack
+# its panel anew, because that is deeper than what stays packed.
+_FEWEST_ROWS, _FEWEST_DEEP_ROWS = 32, 128
 
 
 def make_tile_product(vecs, ahead=0):
@@ -127,47 +138,93 @@ def _pack_columns(x, i, column_stride, k_stride, columns, depth, panel, at):
                 store(panel, at + k * size + v * width, load_first(x, first + k * k_stride, left))
 
 
+@inner
+def panel_product(a, of_a, b, of_b, c, of_c, where, depth, bias, adding, panels, panel, packed):
+    """c = (or += if adding) a·b + bias for one column panel and some rows.
+
+    of_a, of_b: where the matrix begins, and its strides, as `product` has them; of_c: where it begins, rows, columns;
+    where: (j, begin, end), the panel's first column and the row panels. The columns of b are packed at
+    panels.flat[panel:], where they are already if `packed`, which needs a depth of one part.
+    """
+    a_at, a_row, a_k = of_a
+    b_at, b_column, b_k = of_b
+    c_at, rows, columns = of_c
+    j, begin, end = where
+    left = columns - j
+    depth_parts = quotient(depth + _DEPTH - 1, _DEPTH)
+    for d in range(depth_parts):
+        k, k_end = quotient(depth * d, depth_parts), quotient(depth * (d + 1), depth_parts)
+        steps = k_end - k
+        if not packed:
+            _pack_columns(b, b_at + j * b_column + k * b_k, b_column, b_k, left, steps, panels, panel)
+        bias_at = j if bias.size and d == 0 else -1
+        more = adding or d > 0
+        for number in range(begin, end):
+            r = number * TILE_ROWS
+            n = min(TILE_ROWS, rows - r)
+            ai, ci = a_at + r * a_row + k * a_k, c_at + r * columns + j
+            row = (a, ai, a_row, a_k, n)
+            _multiply(left, *row, panels, panel, steps, c, ci, columns, left, bias, bias_at, more)
+
+
 @njit
 def _product(
     counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns, depth, bias, row_parts, adding, panels
 ):
     """Pack a column panel and multiply it with a part of the rows, one piece after another until none is left."""
     state = flush_denormals()
-    width = lanes(b)
-    size = TILE_VECS * width
-    # Packing writes whole blocks of `width` steps.
-    panel = thread * size * (_DEPTH + width)
-    row_panels = (rows + TILE_ROWS - 1) // TILE_ROWS
-    pieces = row_parts * ((columns + size - 1) // size)
-    depth_parts = (depth + _DEPTH - 1) // _DEPTH
+    size = TILE_VECS * lanes(b)
+    panel = thread * panel_size(b)
+    row_panels = quotient(rows + TILE_ROWS - 1, TILE_ROWS)
+    pieces = row_parts * quotient(columns + size - 1, size)
     held = -1
     while True:
         piece = take(counter, thread, pieces)
         if piece < 0:
             break
-        j, part = piece // row_parts * size, piece % row_parts
-        left = columns - j
-        for d in range(depth_parts):
-            k, end = depth * d // depth_parts, depth * (d + 1) // depth_parts
-            steps = end - k
-            if depth_parts > 1 or j != held:
-                _pack_columns(b, j * b_column + k * b_k, b_column, b_k, left, steps, panels, panel)
-                held = j
-            bias_at = j if bias.size and d == 0 else -1
-            more = adding or d > 0
-            for number in range(row_panels * part // row_parts, row_panels * (part + 1) // row_parts):
-                r = number * TILE_ROWS
-                n = min(TILE_ROWS, rows - r)
-                ai, ci = r * a_row + k * a_k, r * columns + j
-                row = (a, ai, a_row, a_k, n)
-                _multiply(left, *row, panels, panel, steps, c, ci, columns, left, bias, bias_at, more)
+        number = quotient(piece, row_parts)
+        part, j = piece - number * row_parts, number * size
+        begin, end = quotient(row_panels * part, row_parts), quotient(row_panels * (part + 1), row_parts)
+        of_a, of_b, of_c = (0, a_row, a_k), (0, b_column, b_k), (0, rows, columns)
+        packed = j == held and depth <= _DEPTH
+        panel_product(a, of_a, b, of_b, c, of_c, (j, begin, end), depth, bias, adding, panels, panel, packed)
+        held = j
     restore_denormals(state)
+
+
+@inner
+def panel_size(b):
+    """Elements of a packed column panel, which is written in whole blocks of as many steps as a vector has lanes."""
+    return TILE_VECS * lanes(b) * (_DEPTH + lanes(b))
 
 
 def scratch(itemsize):
     """Elements of scratch that `product` needs: a column panel for each thread."""
     width = VECTOR_BYTES // itemsize
     return threads.available() * TILE_VECS * width * (_DEPTH + width)
+
+
+def column_panels(columns, itemsize):
+    """How many column panels so many columns are."""
+    return -(-columns // (TILE_VECS * VECTOR_BYTES // itemsize))
+
+
+def _most_parts(rows, depth):
+    return max(1, rows // (_FEWEST_ROWS if depth <= _DEPTH else _FEWEST_DEEP_ROWS))
+
+
+def most_pieces(rows, columns, depth, itemsize):
+    """The most pieces of work that a product is worth dividing into."""
+    return column_panels(columns, itemsize) * _most_parts(rows, depth)
+
+
+def parts_of_rows(rows, columns, depth, itemsize, team, share=1.0):
+    """Into how many parts the rows are divided for a team; share: this product's of all work that it does at once."""
+    if team == 1:
+        return 1
+    # Enough pieces for threads to end together. A panel that stays packed from piece to piece allows for more of them.
+    wanted = (32 if depth <= _DEPTH else 16) * team * share
+    return min(_most_parts(rows, depth), ceil(wanted / column_panels(columns, itemsize)))
 
 
 def product(a, a_strides, b, b_strides, c, depth, bias, workspace, accumulate=False):
@@ -177,12 +234,9 @@ def product(a, a_strides, b, b_strides, c, depth, bias, workspace, accumulate=Fa
     c (rows, columns) is C-contiguous, bias has `columns` elements or none, workspace `scratch(itemsize)` elements.
     """
     rows, columns = c.shape
-    column_panels = -(-columns // (TILE_VECS * VECTOR_BYTES // c.itemsize))
-    most = max(1, rows // _FEWEST_ROWS)
-    team = threads.team(2.0 * rows * columns * depth, column_panels * most)
-    # Enough pieces for threads to end together. A panel that stays packed from piece to piece allows for more of them.
-    wanted = 32 * team if depth <= _DEPTH else 8 * team
-    row_parts = 1 if team == 1 else min(most, -(-wanted // column_panels))
+    most = most_pieces(rows, columns, depth, c.itemsize)
+    team = threads.team(2.0 * rows * columns * depth, most)
+    row_parts = parts_of_rows(rows, columns, depth, c.itemsize, team)
     flat = c.reshape(-1)
     args = (flat, rows, columns, depth, bias, row_parts, accumulate, workspace)
     parallel_at(_compiled(c.dtype), team, (a, *a_strides, b, *b_strides, *args))

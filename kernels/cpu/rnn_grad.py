@@ -23,6 +23,7 @@ from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_cells import CELLS, get, option_of, put
 from fastconv.kernels.cpu.rnn_forward import FEWER, MOST, even, rows_of, stride_of, table
 from fastconv.kernels.cpu.rnn_pack import spread, width_of
+from fastconv.kernels.cpu.rnn_products import OF_X, products
 from fastconv.kernels.cpu.rnn_rows import blocks_of
 from fastconv.kernels.cpu.simd import (
     add,
@@ -277,14 +278,14 @@ def grad(p, x, w_ih, w_hh, peephole, saved, gy, ghn, gcn, lengths, *rest):
     parallel_at(_compiled(_WORKERS[p.cell], dtype, "vvvvvvvvvntv"), team, args)
 
     z = dz.reshape(d, p.t * p.b, z_pitch)
-    _products(p, x, w_ih, saved, z, lengths, gx, gw_ih, gw_hh, of_gemm)
+    products(p, x, w_ih, saved, z, lengths, gx, gw_ih, gw_hh, of_gemm)
     if p.bias:
         width = cell.gradients * p.h
         sums = np.empty((d, width), dtype)
         shares = -(-width // _COLUMNS)
         args = (dz, sums.reshape(-1), p.t * p.b, z_pitch, width, shares, d)
         parallel_at(_compiled(_sum_rows, dtype, "vviiiii"), threads.team(4.0 * dz.size, d * shares), args)
-        for column, row, count in _OF_X[p.cell]:
+        for column, row, count in OF_X[p.cell]:
             gb_ih[:, row * p.h : (row + count) * p.h] = sums[:, column * p.h : (column + count) * p.h]
         gb_hh[...] = sums[:, first:]
     if p.peephole:
@@ -293,55 +294,6 @@ def grad(p, x, w_ih, w_hh, peephole, saved, gy, ghn, gcn, lengths, *rest):
             gates = z[n][:, : 4 * p.h].reshape(-1, 4, p.h)
             new = f * old + i * g
             gp[n] = np.concatenate([np.einsum("rh,rh->h", gates[:, k], c) for k, c in ((0, old), (1, old), (3, new))])
-
-
-# Where in dz the gradients for x are that belong to which rows of w_ih, and how many: (in dz, in w_ih, count)·h.
-_OF_X = {"lstm": [(0, 0, 4)], "gru": [(1, 0, 2), (0, 2, 1)], "rnn": [(0, 0, 1)]}
-
-
-def _products(p, x, w_ih, saved, dz, lengths, gx, gw_ih, gw_hh, of_gemm):
-    """The products of all steps at once: gw_ih, gw_hh and gx."""
-    cell, h, saves, none = CELLS[p.cell], p.h, SAVED[p.cell], gemm.NO_BIAS[p.dtype]
-    rows, to = x.reshape(-1, p.i), gx.reshape(-1, p.i)
-    before = saved[:, :, saves - 1]
-    real = _rows_of_sequences(p, lengths)
-    if real is not None:
-        # Nothing of the padding, whatever it holds.
-        rows, dz, before, to = rows[real], dz[:, real], before[:, real], np.empty((len(real), p.i), gx.dtype)
-        gx.fill(0)
-    count, pitch = len(rows), dz.shape[2]
-    if count == 0:
-        # All sequences are empty.
-        gw_ih.fill(0)
-        gw_hh.fill(0)
-        return
-    step = before.strides[1] // before.itemsize
-    for d in range(p.directions):
-        flat = dz[d].reshape(-1)
-        for k, (column, row, gates) in enumerate(_OF_X[p.cell]):
-            part, weights = flat[column * h :], slice(row * h, (row + gates) * h)
-            gemm.product(part, (1, pitch), rows.reshape(-1), (1, p.i), gw_ih[d][weights], count, none, of_gemm)
-            w = w_ih[d][weights].reshape(-1)
-            gemm.product(part, (pitch, 1), w, (1, p.i), to, gates * h, none, of_gemm, accumulate=d + k > 0)
-        part, states = flat[cell.first_of_h * h :], _from(before[d])
-        gemm.product(part, (1, pitch), states, (1, step), gw_hh[d], count, none, of_gemm)
-    if real is not None:
-        gx.reshape(-1, p.i)[real] = to
-
-
-def _from(a):
-    """The memory from the first element of `a` on, flat: kernels are told of strides beside it."""
-    size = sum((n - 1) * s // a.itemsize for n, s in zip(a.shape, a.strides, strict=True)) + 1 if a.size else 0
-    return np.lib.stride_tricks.as_strided(a, (size,), (a.itemsize,))
-
-
-def _rows_of_sequences(p, lengths):
-    """The rows of x that belong to sequences, None if all do."""
-    if not p.ragged or lengths.min(initial=p.t) == p.t:
-        return None
-    times = np.arange(p.t)
-    inside = times < lengths[:, None] if p.batch_first else times[:, None] < lengths
-    return np.flatnonzero(inside)
 
 
 for _name in CELLS:

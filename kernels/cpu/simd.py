@@ -44,6 +44,25 @@ def lanes(typingctx, x):
 
 
 @intrinsic
+def one_of(typingctx, k, first, second, third):
+    """The array first, second or third for k = 0, 1 or 2, of which only the elements may be asked for.
+
+    Only the address is chosen, without a branch: the compiler would follow each of them to its end.
+    """
+
+    def codegen(context, b, sig, args):
+        array = context.make_array(sig.args[1])
+        all_three = [array(context, b, value).data for value in args[1:]]
+        chosen = array(context, b, args[1])
+        for number in (1, 2):
+            here = b.icmp_signed("==", args[0], ir.Constant(args[0].type, number))
+            chosen.data = b.select(here, all_three[number], chosen.data)
+        return chosen._getvalue()
+
+    return first(k, first, second, third), codegen
+
+
+@intrinsic
 def item(typingctx, x, i):
     """x.flat[i] for i >= 0: Numba's own indexing spends instructions on negative ones."""
 
