@@ -156,11 +156,15 @@ class Bound:
 
     __slots__ = ("empty", "kernel", "nbytes", "none", "outputs", "problem", "run", "simple", "weights")
 
-    def __init__(self, kernel: Kernel, problem: Problem) -> None:
+    def __init__(self, kernel: Kernel, problem: Problem, unwanted: frozenset[str] = frozenset()) -> None:
         self.kernel, self.problem = kernel, problem
+        shapes = [
+            ((0,) if name in unwanted else shape, dtype)
+            for name, (shape, dtype) in zip(OPS[kernel.op].outputs, output_shapes(kernel.op, problem), strict=True)
+        ]
         self.outputs = [
             (np.empty if prod(shape) * np.dtype(dtype).itemsize < SMALLEST else empty, shape, np.dtype(dtype))
-            for shape, dtype in output_shapes(kernel.op, problem)
+            for shape, dtype in shapes
         ]
         self.none = _NO_ELEMENTS[problem.dtype]
         # No images: nothing to do, and a sum over nothing is zero.
@@ -208,9 +212,9 @@ _NO_ELEMENTS = {dtype: np.empty(0, dtype) for dtype in problems.DTYPES}
 
 
 @lru_cache(maxsize=4096)
-def bound(kernel: Kernel, problem: Problem) -> Bound:
-    """The kernel bound to the problem."""
-    return Bound(kernel, problem)
+def bound(kernel: Kernel, problem: Problem, unwanted: frozenset[str] = frozenset()) -> Bound:
+    """The kernel bound to the problem; outputs that are unwanted have no elements, and the kernel leaves them out."""
+    return Bound(kernel, problem, unwanted)
 
 
 def run(

@@ -74,6 +74,14 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     return np.ndarray(shape, dtype, found.view(_Lease))
 
 
+def split(array: Array) -> list[Array]:
+    """array[0], array[1], … of an array from `empty`, each as much its own as that: a leaf may take over a gradient."""
+    if type(array.base) is not _Lease:
+        return list(array)
+    step = array.nbytes // len(array)
+    return [np.ndarray(array.shape[1:], array.dtype, array.base, k * step) for k in range(len(array))]
+
+
 def is_own(array: Array) -> bool:
     """Whether an array's memory is its own, not that of another array."""
     return array.base is None or type(array.base) is _Lease

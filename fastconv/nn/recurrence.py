@@ -12,6 +12,7 @@ import numpy as np
 
 from fastconv.autograd import Array, Variable, array, is_recorded, record_all
 from fastconv.functional import Kept, bound, prepared
+from fastconv.memory import split
 from fastconv.problem import RecurrentProblem
 from fastconv.registry import choose
 
@@ -23,7 +24,12 @@ _NO_LENGTHS = np.empty(0, np.int64)
 
 def _stacked(arrays: Sequence[Array]) -> Array:
     """The arrays of both directions as one; that of a single direction without a copy."""
-    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+    if len(arrays) == 1:
+        return arrays[0][None]
+    # For two arrays that agree np.stack takes longer than copying them.
+    both = np.empty((2, *arrays[0].shape), arrays[0].dtype)
+    both[0], both[1] = arrays
+    return both
 
 
 def run(
@@ -64,17 +70,19 @@ def run(
 
     sources = [x, *given, *(w for each in named for w in each)]
 
+    # A network's first layer reads data: nobody wants to know how its loss depends on them.
+    unwanted = frozenset() if is_recorded(x) else frozenset({"gx"})
+
     def gradients(of: list[Array | None]) -> list[Array]:
         gy, *gs = of
         gy = np.zeros(p.output_shape, p.dtype) if gy is None else gy
         if any(g is not None and g.dtype != p.dtype for g in (gy, *gs)):
             raise TypeError(f"gradient: needs dtype {p.dtype}, as the forward pass had, got {gy.dtype}")
         back = [none if g is None else prepared(g) for g in (*gs, *[None] * (2 - count))]
-        back_call = bound(choose(p.cell + "_grad", p), p)
+        back_call = bound(choose(p.cell + "_grad", p), p, unwanted)
         inputs = (a, arrays[0], arrays[1], arrays[4], results[3], prepared(gy), *back, counts)
         gx, *of_weights, gh0, gc0 = back_call(inputs)
-        order = [of_weights[k] for k in (0, 1, 2, 3, 4)]
-        parts = [g[d] for g, each in zip(order, named, strict=True) for d in range(len(each))]
+        parts = [part for g, each in zip(of_weights, named, strict=True) if each for part in split(g)]
         return [gx, *[gh0, gc0][: len(given)], *parts]
 
     saved = [v for v in sources if isinstance(v, Variable)]

@@ -4,13 +4,17 @@
 
 The rows of a are broadcast straight from where they lie; the columns of b fill the lanes and are packed into panels of
 P = TILE_VECS vectors, panel[k][P], by the thread that multiplies them. A piece of work is one column panel with some
-of the rows.
+of the rows. Several products that follow from one a are jobs of one list of pieces, so that threads wait for each other
+once.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, pairwise
 from math import ceil
+from operator import mul
 
 import numpy as np
 
@@ -22,6 +26,7 @@ from fastconv.kernels.cpu.simd import (
     lanes,
     load,
     load_first,
+    one_of,
     prefetch,
     quotient,
     restore_denormals,
@@ -106,8 +111,8 @@ def _make_multiply(vecs):
         else:
             tile = far_product(a, ai, 1, a_k, rows, b, bi, depth)
         counts = shares(tile, columns)
-        if bias_at >= 0:
-            tile = add_columns(tile, bias, spaced(tile, bias_at, lanes(b)), counts)
+        # No columns rather than an `if`, of which the compiler would make two copies of the loops around this.
+        tile = add_columns(tile, bias, spaced(tile, bias_at, lanes(b)), shares(tile, columns if bias_at >= 0 else 0))
         store_tile(tile, c, spaced(tile, ci, lanes(b)), counts, c_row, rows, accumulate)
 
     return multiply
@@ -138,115 +143,134 @@ def _pack_columns(x, i, column_stride, k_stride, columns, depth, panel, at):
                 store(panel, at + k * size + v * width, load_first(x, first + k * k_stride, left))
 
 
-@inner
-def panel_product(a, of_a, b, of_b, c, of_c, where, depth, bias, adding, panels, panel, packed):
-    """c = (or += if adding) a·b + bias for one column panel and some rows.
-
-    of_a, of_b: where the matrix begins, and its strides, as `product` has them; of_c: where it begins, rows, columns;
-    where: (j, begin, end), the panel's first column and the row panels. The columns of b are packed at
-    panels.flat[panel:], where they are already if `packed`, which needs a depth of one part.
-    """
-    a_at, a_row, a_k = of_a
-    b_at, b_column, b_k = of_b
-    c_at, rows, columns = of_c
-    j, begin, end = where
-    left = columns - j
-    depth_parts = quotient(depth + _DEPTH - 1, _DEPTH)
-    for d in range(depth_parts):
-        k, k_end = quotient(depth * d, depth_parts), quotient(depth * (d + 1), depth_parts)
-        steps = k_end - k
-        if not packed:
-            _pack_columns(b, b_at + j * b_column + k * b_k, b_column, b_k, left, steps, panels, panel)
-        bias_at = j if bias.size and d == 0 else -1
-        more = adding or d > 0
-        for number in range(begin, end):
-            r = number * TILE_ROWS
-            n = min(TILE_ROWS, rows - r)
-            ai, ci = a_at + r * a_row + k * a_k, c_at + r * columns + j
-            row = (a, ai, a_row, a_k, n)
-            _multiply(left, *row, panels, panel, steps, c, ci, columns, left, bias, bias_at, more)
+# Numbers of a job in the list, and of a part of its sum.
+_JOB, _PART = 12, 3
 
 
 @njit
-def _product(
-    counter, thread, a, a_row, a_k, b, b_column, b_k, c, rows, columns, depth, bias, row_parts, adding, panels
-):
-    """Pack a column panel and multiply it with a part of the rows, one piece after another until none is left."""
+def _worker(counter, thread, a, b0, b1, b2, c0, c1, c2, bias, jobs, count, pieces, panels):
+    """Pack a column panel and multiply it with some of the rows, one piece after another until none is left."""
     state = flush_denormals()
-    size = TILE_VECS * lanes(b)
-    panel = thread * panel_size(b)
-    row_panels = quotient(rows + TILE_ROWS - 1, TILE_ROWS)
-    pieces = row_parts * quotient(columns + size - 1, size)
-    held = -1
+    width = lanes(a)
+    size = TILE_VECS * width
+    # Packing writes whole blocks of `width` steps.
+    panel = thread * size * (_DEPTH + width)
+    held = held_by = -1
     while True:
         piece = take(counter, thread, pieces)
         if piece < 0:
             break
+        job = 0
+        while job + 1 < count and jobs[(job + 1) * _JOB] <= piece:
+            job += 1
+        at = job * _JOB
+        piece -= jobs[at]
+        which, row_parts, rows, columns = jobs[at + 1], jobs[at + 2], jobs[at + 3], jobs[at + 4]
+        a_row, a_k, b_column, b_k = jobs[at + 5], jobs[at + 6], jobs[at + 7], jobs[at + 8]
+        c_at, part, parts = jobs[at + 9], jobs[at + 10], jobs[at + 11]
+        b, c = one_of(which, b0, b1, b2), one_of(which, c0, c1, c2)
         number = quotient(piece, row_parts)
-        part, j = piece - number * row_parts, number * size
-        begin, end = quotient(row_panels * part, row_parts), quotient(row_panels * (part + 1), row_parts)
-        of_a, of_b, of_c = (0, a_row, a_k), (0, b_column, b_k), (0, rows, columns)
-        packed = j == held and depth <= _DEPTH
-        panel_product(a, of_a, b, of_b, c, of_c, (j, begin, end), depth, bias, adding, panels, panel, packed)
-        held = j
+        of_rows, j = piece - number * row_parts, number * size
+        left = columns - j
+        row_panels = quotient(rows + TILE_ROWS - 1, TILE_ROWS)
+        begin, end = quotient(row_panels * of_rows, row_parts), quotient(row_panels * (of_rows + 1), row_parts)
+        packed = parts == 1 and held == j and held_by == job
+        held, held_by = j, job
+        for done in range(parts):
+            a_at, b_at, depth = jobs[part], jobs[part + 1], jobs[part + 2]
+            # A depth of zero where an `if` would do: of that the compiler would make two copies of what follows.
+            to_pack = 0 if packed else depth
+            _pack_columns(b, b_at + j * b_column, b_column, b_k, left, to_pack, panels, panel)
+            bias_at = j if bias.size and done == 0 else -1
+            for number in range(begin, end):
+                r = number * TILE_ROWS
+                n = min(TILE_ROWS, rows - r)
+                ai, ci = a_at + r * a_row, c_at + r * columns + j
+                row = (a, ai, a_row, a_k, n)
+                _multiply(left, *row, panels, panel, depth, c, ci, columns, left, bias, bias_at, done > 0)
+            part += _PART
     restore_denormals(state)
 
 
-@inner
-def panel_size(b):
-    """Elements of a packed column panel, which is written in whole blocks of as many steps as a vector has lanes."""
-    return TILE_VECS * lanes(b) * (_DEPTH + lanes(b))
+@dataclass(frozen=True)
+class Job:
+    """One product: `which` of the arrays b and c it is of; c is (rows, columns), from c_at on; strides as in `product`.
+
+    sums: (where a's begins, where b's begins, depth) of each of the products that c is the sum of.
+    """
+
+    which: int
+    rows: int
+    columns: int
+    a_strides: tuple[int, int]
+    b_strides: tuple[int, int]
+    c_at: int
+    sums: list[tuple[int, int, int]]
+
+    def flops(self):
+        return 2.0 * self.rows * self.columns * sum(depth for *_, depth in self.sums)
+
+    def parts(self):
+        """`sums` in parts no deeper than a packed panel."""
+        for a_at, b_at, depth in self.sums:
+            count = max(1, -(-depth // _DEPTH))
+            for begin, end in pairwise(depth * k // count for k in range(count + 1)):
+                yield a_at + begin * self.a_strides[1], b_at + begin * self.b_strides[1], end - begin
+
+
+def plan(jobs, itemsize):
+    """What `run` needs to know of jobs, which it does all at once; for the number of threads now set."""
+    parts = [list(job.parts()) for job in jobs]
+    panels = [-(-job.columns // (TILE_VECS * VECTOR_BYTES // itemsize)) for job in jobs]
+    fewest = [_FEWEST_ROWS if len(of_job) == 1 else _FEWEST_DEEP_ROWS for of_job in parts]
+    most = [max(1, job.rows // rows) for job, rows in zip(jobs, fewest, strict=True)]
+    total = sum(job.flops() for job in jobs)
+    team = threads.team(total, sum(map(mul, most, panels)))
+    numbers, rest, first, at = [], [], 0, len(jobs) * _JOB
+    for job, of_job, columns, rows in zip(jobs, parts, panels, most, strict=True):
+        # Enough pieces for threads to end together. A panel that stays packed from piece to piece allows for more.
+        wanted = (32 if len(of_job) == 1 else 16) * team * job.flops() / max(total, 1.0)
+        row_parts = 1 if team == 1 else max(1, min(rows, ceil(wanted / columns)))
+        numbers += [first, job.which, row_parts, job.rows, job.columns, *job.a_strides, *job.b_strides, job.c_at]
+        numbers += [at, len(of_job)]
+        rest += chain.from_iterable(of_job)
+        first += row_parts * columns
+        at += len(of_job) * _PART
+    return np.array(numbers + rest, np.int64), len(jobs), first, team
+
+
+def run(known, a, b, c, bias, workspace):
+    """Do the jobs of a plan: a flat array a, three each of b and c; bias and workspace as in `product`."""
+    numbers, count, pieces, team = known
+    parallel_at(_compiled(a.dtype), team, (a, *b, *c, bias, numbers, count, pieces, workspace))
 
 
 def scratch(itemsize):
-    """Elements of scratch that `product` needs: a column panel for each thread."""
+    """Elements of scratch that a product needs: a column panel for each thread."""
     width = VECTOR_BYTES // itemsize
     return threads.available() * TILE_VECS * width * (_DEPTH + width)
 
 
-def column_panels(columns, itemsize):
-    """How many column panels so many columns are."""
-    return -(-columns // (TILE_VECS * VECTOR_BYTES // itemsize))
-
-
-def _most_parts(rows, depth):
-    return max(1, rows // (_FEWEST_ROWS if depth <= _DEPTH else _FEWEST_DEEP_ROWS))
-
-
-def most_pieces(rows, columns, depth, itemsize):
-    """The most pieces of work that a product is worth dividing into."""
-    return column_panels(columns, itemsize) * _most_parts(rows, depth)
-
-
-def parts_of_rows(rows, columns, depth, itemsize, team, share=1.0):
-    """Into how many parts the rows are divided for a team; share: this product's of all work that it does at once."""
-    if team == 1:
-        return 1
-    # Enough pieces for threads to end together. A panel that stays packed from piece to piece allows for more of them.
-    wanted = (32 if depth <= _DEPTH else 16) * team * share
-    return min(_most_parts(rows, depth), ceil(wanted / column_panels(columns, itemsize)))
-
-
-def product(a, a_strides, b, b_strides, c, depth, bias, workspace, accumulate=False):
-    """c[i, j] = (or += if accumulate) Σ_k a[i, k] · b[k, j] + bias[j].
+def product(a, a_strides, b, b_strides, c, depth, bias, workspace):
+    """c[i, j] = Σ_k a[i, k] · b[k, j] + bias[j].
 
     a and b are flat arrays with strides in elements, a_strides of (i, k) and b_strides of (j, k), one of each pair 1;
     c (rows, columns) is C-contiguous, bias has `columns` elements or none, workspace `scratch(itemsize)` elements.
     """
-    rows, columns = c.shape
-    most = most_pieces(rows, columns, depth, c.itemsize)
-    team = threads.team(2.0 * rows * columns * depth, most)
-    row_parts = parts_of_rows(rows, columns, depth, c.itemsize, team)
-    flat = c.reshape(-1)
-    args = (flat, rows, columns, depth, bias, row_parts, accumulate, workspace)
-    parallel_at(_compiled(c.dtype), team, (a, *a_strides, b, *b_strides, *args))
+    known = _plan(*c.shape, depth, a_strides, b_strides, c.itemsize, threads.setting())
+    run(known, a, [b] * 3, [c.reshape(-1)] * 3, bias, workspace)
+
+
+@lru_cache(maxsize=1024)
+def _plan(rows, columns, depth, a_strides, b_strides, itemsize, setting):
+    return plan([Job(0, rows, columns, a_strides, b_strides, 0, [(0, 0, depth)])], itemsize)
 
 
 @lru_cache
 def _compiled(dtype):
-    """Where `_product` is, compiled for flat arrays of the dtype."""
-    a = np.empty(1, dtype)
-    return address_of(_product, a, 1, 1, a, 1, 1, a, 1, 1, 1, a, 1, False, a)
+    """Where `_worker` is, compiled for flat arrays of the dtype."""
+    values = np.empty(1, dtype)
+    return address_of(_worker, *[values] * 8, np.empty(1, np.int64), 1, 1, values)
 
 
 NO_BIAS = {dtype: np.empty(0, dtype) for dtype in ("float32", "float64")}

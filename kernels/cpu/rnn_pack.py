@@ -10,14 +10,16 @@ peepholes [direction][unit tile][3][lane]. Lanes beyond the hidden size are zero
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from fastconv import threads
 from fastconv.kernels.cpu.host import VECTOR_BYTES
 from fastconv.kernels.cpu.jit import njit
 from fastconv.kernels.cpu.rnn_cells import CELLS
-from fastconv.kernels.cpu.simd import item, lanes
-from fastconv.kernels.cpu.team import parallel, take
+from fastconv.kernels.cpu.simd import add, item, lanes, load_first, splat, store
+from fastconv.kernels.cpu.team import address_of, parallel_at, take
 from fastconv.kernels.cpu.tiles import interleave, load_rows, store_rows, zeros_square
 from fastconv.problem import itemsize
 
@@ -52,8 +54,8 @@ def size(p):
 
 
 @njit
-def _pack(counter, thread, w_ih, w_hh, u, features, h, tiles, vectors, gates, tile_size, pieces):
-    """Transpose 16×16 elements after 16×16: rows of the weights become lanes."""
+def _pack(counter, thread, w_ih, w_hh, b_ih, b_hh, peephole, u, features, h, tiles, vectors, gates, tile_size, pieces):
+    """Transpose 16×16 elements after 16×16, so that rows of the weights become lanes; then biases and peepholes."""
     width = lanes(u)
     units = width if gates > 1 else 4 * width
     while True:
@@ -80,35 +82,44 @@ def _pack(counter, thread, w_ih, w_hh, u, features, h, tiles, vectors, gates, ti
                     for lane in range(width):
                         u[at + k * step + lane] = item(source, i + lane * depth + k) if lane < rows else 0.0
                 at += features * step
-    # Where biases and peepholes are few, the host writes them: see prepare.
+        biases = pieces * tile_size
+        for v in range(4):
+            unit = tile * units + (0 if gates > 1 else v * width)
+            left = max(0, min(width, h - unit))
+            # The gates whose biases are added up: both of one gate, but a GRU's n has them apart.
+            of_x, of_h = (v, v) if gates == 4 else (0, 0)
+            if gates == 3:
+                of_x, of_h = (v if v < 3 else -1), (v if v < 2 else v - 1 if v == 3 else -1)
+            place = direction * gates * h + unit
+            total = splat(u, 0.0)
+            if b_ih.size and left:
+                if of_x >= 0:
+                    total = load_first(b_ih, place + of_x * h, left)
+                if of_h >= 0:
+                    total = add(total, load_first(b_hh, place + of_h * h, left))
+            store(u, biases + (piece * 4 + v) * width, total)
+        if peephole.size:
+            unit = tile * units
+            left = max(0, min(width, h - unit))
+            for v in range(3):
+                value = load_first(peephole, (direction * 3 + v) * h + unit, left)
+                store(u, biases + (pieces * 4 + piece * 3 + v) * width, value)
 
 
 @np.errstate(invalid="ignore", over="ignore")
 def prepare(p, w_ih, w_hh, b_ih, b_hh, peephole, u):
     """Write the packed weights u of size(p) elements."""
-    cell, width, tiles = CELLS[p.cell], width_of(p), tiles_of(p)
-    tile, biases, peepholes, _ = layout(p)
+    cell, tiles, tile = CELLS[p.cell], tiles_of(p), layout(p)[0]
     pieces = p.directions * tiles
     team = threads.team(float(pieces * tile), pieces)
-    sizes = (p.i, p.h, tiles, cell.vectors, cell.gates, tile, pieces)
-    parallel(_pack, team, w_ih.reshape(-1), w_hh.reshape(-1), u, *sizes)
-    u[biases:] = 0
-    if p.bias:
-        columns = u[biases:peepholes].reshape(p.directions, tiles, 4, width)
-        both, apart = (b.reshape(p.directions, cell.gates, p.h) for b in (b_ih, b_hh))
-        if p.cell == "gru":
-            spread(columns[:, :, :2], both[:, :2] + apart[:, :2])
-            spread(columns[:, :, 2:3], both[:, 2:])
-            spread(columns[:, :, 3:], apart[:, 2:])
-        elif cell.gates > 1:
-            spread(columns, both + apart)
-        else:
-            units = np.zeros((p.directions, tiles * 4 * width), u.dtype)
-            units[:, : p.h] = (both + apart)[:, 0]
-            columns[...] = units.reshape(columns.shape)
-    if p.peephole:
-        columns = u[peepholes:].reshape(p.directions, tiles, 3, width)
-        spread(columns, peephole.reshape(p.directions, 3, p.h))
+    given = [a.reshape(-1) for a in (w_ih, w_hh, b_ih, b_hh, peephole)]
+    parallel_at(_compiled(p.dtype), team, (*given, u, p.i, p.h, tiles, cell.vectors, cell.gates, tile, pieces))
+
+
+@lru_cache
+def _compiled(dtype):
+    values = np.empty(1, dtype)
+    return address_of(_pack, *[values] * 6, *[1] * 7)
 
 
 def spread(columns, values):
