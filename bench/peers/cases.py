@@ -194,7 +194,7 @@ def arrays(work: dict[str, Any], seed: int = 0) -> Arrays:
             found[f"{number}.weight"] = normal(step["out"], *fan) * np.float32((gain / prod(fan)) ** 0.5)
             if step.get("bias", True):
                 found[f"{number}.bias"] = normal(step["out"]) * np.float32(0.1)
-    if work["kind"] == "gradients":
+    if work["kind"] in ("gradients", "training"):
         found["gy"] = normal(*output_shape(work))
     if work["kind"] == "step":
         found["target"] = generator.integers(0, output_shape(work)[1], work["shape"][0])

@@ -48,8 +48,12 @@ def _lengths(name: str, op: str, *sizes: int, bidirectional: bool = False) -> Ca
     return Case(name, given, flops=recurrent.flops(given), **bars)
 
 
-def _gradients(name: str, op: str, ratio: float, *sizes: int, bidirectional: bool = False) -> Case:
-    return Case(name, work(op, *sizes, "gradients", bidirectional), ratio, peers=("torch",))
+def _backward(name: str, op: str, ratio: float, *sizes: int, bidirectional: bool = False) -> list[Case]:
+    """All gradients, and those of the parameters alone, which are all that training a network's first layer needs."""
+    return [
+        Case(f"{name}_{ending}", work(op, *sizes, kind, bidirectional), ratio, peers=("torch",))
+        for ending, kind in (("grad", "gradients"), ("train", "training"))
+    ]
 
 
 def _cases() -> list[Case]:
@@ -67,10 +71,10 @@ def _cases() -> list[Case]:
         _lengths("gru_lengths", "gru", *WIDE),
         _lengths("bilstm_lengths", "lstm", *VOWELS, bidirectional=True),
         Case("lstm_cell", cell, seconds=9e-6, flops=recurrent.flops(cell), peers=("torch",)),
-        _gradients("lstm_32_grad", "lstm", 0.75, *WIDE),
-        _gradients("gru_32_grad", "gru", 0.62, *WIDE),
-        _gradients("bilstm_grad", "lstm", 0.50, *small, bidirectional=True),
-        _gradients("bigru_grad", "gru", 0.25, *small, bidirectional=True),
+        *_backward("lstm_32", "lstm", 0.75, *WIDE),
+        *_backward("gru_32", "gru", 0.62, *WIDE),
+        *_backward("bilstm", "lstm", 0.50, *small, bidirectional=True),
+        *_backward("bigru", "gru", 0.25, *small, bidirectional=True),
     ]
 
 

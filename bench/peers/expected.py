@@ -60,7 +60,7 @@ def _backward(layer: dict[str, Any], x: Array, w: Array | None, gy: Array) -> tu
 
 
 def _recurrent(work: dict[str, Any], arrays: Arrays) -> list[Array]:
-    """forward: [y, h, and c of an LSTM]. gradients: [y, gx, and those of the parameters]."""
+    """forward: [y, h, and c of an LSTM]. gradients: [y, gx, and those of the parameters]; training: without gx."""
     layer, lengths, x = work["layers"][0], recurrent.lengths(work), arrays["x"]
     lstm = layer["op"].startswith("lstm")
     if layer["op"] == "lstm_cell":
@@ -94,7 +94,7 @@ def _recurrent(work: dict[str, Any], arrays: Arrays) -> list[Array]:
         ]
         g = sum(part["gx"] for part in parts)
         found = [part[f"g{name}"] for part in parts for name in ("w_ih", "w_hh", "b_ih", "b_hh")] + found
-    return [x, g, *found]
+    return [x, *([g] if work["kind"] == "gradients" else []), *found]
 
 
 def outputs(work: dict[str, Any], arrays: Arrays) -> list[Array]:

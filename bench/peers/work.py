@@ -5,9 +5,10 @@ Work is plain data, so that it travels as JSON:
     {"kind": "forward", "shape": [n, c, h, w], "layers": [{"op": "conv", …}, {"op": "relu"}, …]}
 
 kind: "forward", a network in evaluation; "gradients", forward and backward of it from a given output gradient;
-"step", one step of training with cross-entropy and SGD. Layers: conv, maxpool, avgpool, relu, tanh, flatten, linear.
-Arrays: x (n, c, h, w); "0.weight", "0.bias", … as torch.nn.Sequential's state_dict names them; gy, of the output's
-shape, for gradients; target (n), classes, for a step. All float32 but target, which is int64.
+"training", of a recurrent layer, the same for its parameters alone, as a network's first layer is trained; "step", one
+step of training with cross-entropy and SGD. Layers: conv, maxpool, avgpool, relu, tanh, flatten, linear. Arrays:
+x (n, c, h, w); "0.weight", "0.bias", … as torch.nn.Sequential's state_dict names them; gy, of the output's shape, for
+gradients and training; target (n), classes, for a step. All float32 but target, which is int64.
 
 A recurrent layer stands alone:
 

@@ -60,8 +60,9 @@ def build(work: dict[str, Any], arrays: Arrays, folder: str) -> Prepared:
         return Prepared(lambda: net(x), lambda y: [y], lambda: _kernel(net, x))
 
     parameters = list(net.parameters())
-    if work["kind"] == "gradients":
-        x, gy = fastconv.tensor(arrays["x"], requires_grad=True), fastconv.tensor(arrays["gy"])
+    if work["kind"] in ("gradients", "training"):
+        x = fastconv.tensor(arrays["x"], requires_grad=work["kind"] == "gradients")
+        gy = fastconv.tensor(arrays["gy"])
         recurrent = is_recurrent(work)
 
         def call() -> Any:
@@ -72,7 +73,8 @@ def build(work: dict[str, Any], arrays: Arrays, folder: str) -> Prepared:
             return y
 
         def read(y: Any) -> list[np.ndarray]:
-            return [y.detach().numpy(), x.grad.numpy(), *(p.grad.numpy() for p in parameters)]
+            of_x = [x.grad] if x.requires_grad else []
+            return [tensor.detach().numpy() for tensor in (y, *of_x, *(p.grad for p in parameters))]
 
         return Prepared(call, read)
 

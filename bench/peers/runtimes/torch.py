@@ -62,8 +62,8 @@ def build(
         return Prepared(lambda: net(x), lambda y: [y.contiguous().numpy()])
 
     parameters = list(net.parameters())
-    if work["kind"] == "gradients":
-        x.requires_grad_()
+    if work["kind"] in ("gradients", "training"):
+        x.requires_grad_(work["kind"] == "gradients")
         gy, recurrent = torch.from_numpy(arrays["gy"]).contiguous(memory_format=layout), is_recurrent(work)
 
         def call() -> Any:
@@ -74,7 +74,8 @@ def build(
             return y
 
         def read(y: Any) -> list[np.ndarray]:
-            return [tensor.detach().numpy() for tensor in (y, x.grad, *(p.grad for p in parameters))]
+            of_x = [x.grad] if x.requires_grad else []
+            return [tensor.detach().numpy() for tensor in (y, *of_x, *(p.grad for p in parameters))]
 
         return Prepared(call, read)
 
