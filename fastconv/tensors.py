@@ -15,6 +15,8 @@ from fastconv.autograd import Array, Variable, array_module, is_array
 
 def adopt(data: Any, dtype: npt.DTypeLike | None = None) -> Array:
     """`data` as an array, copied only if it must be; floats from Python objects are float32."""
+    if type(data) is np.ndarray and dtype is None and data.dtype.kind == "f":
+        return data
     if isinstance(data, Variable):
         data = data._array
     if is_array(data):

@@ -149,3 +149,20 @@ def test_what_a_local_alone_holds_is_known():
 
     assert alone() == autograd._ONE_HOLDER
     assert shared()[0] == autograd._ONE_HOLDER + 1
+
+
+def test_the_parts_of_an_array_are_as_much_its_own():
+    for count in (1, 3):
+        whole = memory.empty((count, 300, 100), np.float32)
+        whole[...] = np.arange(whole.size).reshape(whole.shape)
+        parts = memory.split(whole)
+        for part, expected in zip(parts, whole, strict=True):
+            assert memory.is_own(part)
+            np.testing.assert_array_equal(part, expected)
+        # A part keeps the memory from being given out again.
+        kept, before = parts[-1], parts[-1].copy()
+        del whole, parts, part, expected
+        memory.empty((count, 300, 100), np.float32).fill(-1)
+        np.testing.assert_array_equal(kept, before)
+    small = np.zeros((2, 3))
+    assert [part.shape for part in memory.split(small)] == [(3,), (3,)]

@@ -22,10 +22,13 @@ def _nothing() -> None:
 class ReadyLayers:
     """A layer's forward worked out for arrays of one shape, so that a small one does not wait for Python."""
 
-    __slots__ = ("dtype", "jobs", "layer", "none", "setting", "shape", "state", "weights")
+    __slots__ = ("dtype", "jobs", "layer", "none", "ragged", "setting", "shape", "state", "weights")
 
-    def __init__(self, layer: Any, x: Array, state: tuple[int, ...] | None, jobs: list[tuple[Any, Array]]) -> None:
+    def __init__(
+        self, layer: Any, x: Array, state: tuple[int, ...] | None, ragged: bool, jobs: list[tuple[Any, Array]]
+    ) -> None:
         self.layer, self.shape, self.dtype, self.state, self.jobs = layer, x.shape, x.dtype, state, jobs
+        self.ragged = ragged
         self.none, self.setting = jobs[0][0].none, setting()
         self.weights = [(w, w._state.number) for w in layer.parameters()]
 
@@ -33,9 +36,18 @@ class ReadyLayers:
         # A copy of the layer works out its own.
         return _nothing, ()
 
-    def __call__(self, x: Array, hx: Any) -> Any:
-        """(y, states), or None if x, hx, the parameters or the setting are not those that this was worked out for."""
-        if x.shape != self.shape or x.dtype is not self.dtype or not x.flags.carray or self.layer.training:
+    def __call__(self, x: Array, hx: Any, counts: Array | None) -> Any:
+        """(y, states), or None if x, hx, the parameters or the setting are not those that this was worked out for.
+
+        counts (b), int64: the lengths, checked; None for those of x.
+        """
+        if (
+            (counts is not None) != self.ragged
+            or x.shape != self.shape
+            or x.dtype is not self.dtype
+            or not x.flags.carray
+            or self.layer.training
+        ):
             return None
         count = len(self.layer._states)
         given = () if hx is None else hx if count == 2 else (hx,)
@@ -54,6 +66,7 @@ class ReadyLayers:
         if setting() != self.setting:
             return None
         none, rest, ends = self.none, (self.none,) * 5, []
+        lengths = none if counts is None else counts
         for number, (job, u) in enumerate(self.jobs):
             if given:
                 first = number * self.layer._directions
@@ -61,7 +74,7 @@ class ReadyLayers:
                 begin += [none] * (2 - count)
             else:
                 begin = [none, none]
-            x, *end = job.compute((x, *rest, *begin, none), u=u)
+            x, *end = job.compute((x, *rest, *begin, lengths), u=u)
             ends.append(end)
         if len(ends) == 1:
             return x, (ends[0][0] if count == 1 else tuple(ends[0][:2]))
@@ -69,8 +82,11 @@ class ReadyLayers:
         return x, states if count == 2 else states[0]
 
 
-def of_layers(layer: Any, x: Array, hx: Any) -> ReadyLayers | None:
-    """The layer worked out for x and hx, arrays, if kernels do it and what they prepared of its weights is kept."""
+def of_layers(layer: Any, x: Array, hx: Any, ragged: bool) -> ReadyLayers | None:
+    """The layer worked out for x and hx, arrays, with lengths if ragged.
+
+    None unless kernels do it and what they prepared of its weights is kept.
+    """
     given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
     options = None if layer.algorithm == steps.COMPOSED else layer._options()
     if options is None or not all(is_array(h) for h in given):
@@ -81,14 +97,14 @@ def of_layers(layer: Any, x: Array, hx: Any) -> ReadyLayers | None:
         kept = layer._keep(number, weights)
         if kept is None:
             return None
-        p = layer._problem(number, shape, bool(given), False, options)
+        p = layer._problem(number, shape, bool(given), ragged, options)
         kernel = choose(p.cell, p, layer.algorithm, kept=True)
         made = kept.get(kernel)
         if made is None:
             return None
         jobs.append((bound(kernel, p), made))
         shape = p.output_shape
-    return ReadyLayers(layer, x, given[0].shape if given else None, jobs)
+    return ReadyLayers(layer, x, given[0].shape if given else None, ragged, jobs)
 
 
 class ReadyCell:

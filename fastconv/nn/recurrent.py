@@ -84,10 +84,12 @@ def _lengths(lengths: Any, t: int, b: int) -> Array | None:
         raise TypeError(f"lengths={lengths!r:.60}: needs {b} ints or None, got {type(lengths).__name__}")
     if counts.shape != (b,):
         raise ValueError(f"lengths={counts.shape}: needs shape ({b},), one length a sequence")
-    wrong = counts[(counts < 0) | (counts > t)]
-    if wrong.size:
-        raise ValueError(f"lengths: {int(wrong[0])} is not allowed, needs 0 to {t}, the input's steps")
-    return None if (counts == t).all() else counts.astype(np.int64)
+    shortest, longest = (int(counts.min()), int(counts.max())) if b else (t, t)
+    if shortest < 0 or longest > t:
+        raise ValueError(
+            f"lengths: {shortest if shortest < 0 else longest} is not allowed, needs 0 to {t}, the input's steps"
+        )
+    return None if shortest == t else counts.astype(np.int64)
 
 
 class _Recurrent(Module):
@@ -122,6 +124,7 @@ class _Recurrent(Module):
         self.algorithm = algorithm
         self._width = self.hidden_size
         self._names: tuple[str, ...] = ()
+        self._full_names: dict[tuple[int, int], dict[str, str]] = {}
         # By layer: what kernels prepared of its weights, and its last problem with what that was made of.
         self._kept: dict[int, Kept] = {}
         self._known: dict[int, tuple[object, RecurrentProblem]] = {}
@@ -172,15 +175,20 @@ class _Recurrent(Module):
 
     def _weights(self, number: int, reverse: int) -> dict[str, Parameter]:
         """The parameters of one direction of a layer, by their names without its number."""
-        return {name: getattr(self, self._full(name, number, reverse)) for name in self._names}
+        known = self._full_names.get((number, reverse))
+        if known is None:
+            known = {name: self._full(name, number, reverse) for name in self._names}
+            self._full_names[number, reverse] = known
+        return {name: self._parameters[full] for name, full in known.items()}
 
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None) -> Any:
         """(output, state at the end): see the class."""
         if isinstance(input, tuple):
             return self._packed(input, hx, lengths)
-        if lengths is None and type(input) is np.ndarray:
-            ready = self.__dict__["_ready"]
-            found = None if ready is None else ready(input, hx)
+        ready = self.__dict__["_ready"]
+        if ready is not None and type(input) is np.ndarray and input.ndim == 3:
+            axis = 0 if self.batch_first else 1
+            found = ready(input, hx, _lengths(lengths, input.shape[1 - axis], input.shape[axis]))
             if found is not None:
                 return found
         a = real("input", input)
@@ -197,9 +205,10 @@ class _Recurrent(Module):
         states = self._initial(hx, input, () if single else (shape[axis],))
         if states and single:
             states = tuple(views.unsqueeze(state, 1) for state in states)
-        y, states = self._layers(x, states, _lengths(lengths, shape[1 - axis], shape[axis]))
-        if lengths is None and not single and not self.training and is_array(input) and array(x).size:
-            self.__dict__["_ready"] = of_layers(self, array(x), hx)
+        counts = _lengths(lengths, shape[1 - axis], shape[axis])
+        y, states = self._layers(x, states, counts)
+        if not single and not self.training and is_array(input) and array(x).size:
+            self.__dict__["_ready"] = of_layers(self, array(x), hx, counts is not None)
         if single:
             y, states = views.squeeze(y, axis), tuple(views.squeeze(state, 1) for state in states)
         return y, states if len(states) > 1 else states[0]

@@ -10,10 +10,10 @@ from fastconv import threads
 from fastconv.kernels.cpu import rnn_pack
 from fastconv.kernels.cpu.gemm import NO_BIAS as NOTHING
 from fastconv.kernels.cpu.host import VECTOR_REGISTERS
-from fastconv.kernels.cpu.jit import inner
+from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
 from fastconv.kernels.cpu.rnn_pack import padded
-from fastconv.kernels.cpu.simd import lanes
+from fastconv.kernels.cpu.simd import lanes, quotient
 from fastconv.kernels.cpu.team import address_of, alone_at, parallel_at
 from fastconv.problem import SAVED
 from fastconv.registry import kernel
@@ -109,18 +109,68 @@ def even(p):
     return np.full(p.b, p.t)
 
 
+@njit
+def _fill_table(counter, thread, lengths, places, bins, sizes):
+    """Write `table`; bins: as many zeros as there are steps, and one more."""
+    rows, steps, directions, blocks, width, pitch, stride = sizes
+    # How many are longer than each length: a sort that keeps the order of those that are as long as each other.
+    for r in range(rows):
+        bins[lengths[r]] += 1
+    longer = 0
+    for n in range(steps, -1, -1):
+        longer, bins[n] = longer + bins[n], longer
+    each = quotient(rows, blocks)
+    larger = rows - each * blocks
+    for r in range(rows):
+        length = lengths[r]
+        rank = bins[length]
+        bins[length] += 1
+        # Dealt in turn, the longest first, so that all blocks have the same work and each has its longest first.
+        turn = quotient(rank, blocks)
+        block = rank - turn * blocks
+        place = block * each + min(block, larger) + turn
+        for d in range(directions):
+            first, at = r * pitch + d * (length - 1) * stride, 4 * d * rows + place
+            places[at], places[at + rows] = first * width, first
+            places[at + 2 * rows], places[at + 3 * rows] = r, length
+
+
+@njit
+def _clear(counter, thread, lengths, a, sizes):
+    """Write `clear`."""
+    rows, steps, pitch, stride, width, directions = sizes
+    for r in range(rows):
+        for step in range(lengths[r], steps):
+            for d in range(directions):
+                at = (d * rows * steps + r * pitch + step * stride) * width
+                for k in range(at, at + width):
+                    a[k] = 0.0
+
+
+@lru_cache
+def _compiled(worker, sizes, *dtypes):
+    """Where a worker is that takes flat arrays of these dtypes, then so many sizes."""
+    return address_of(worker, *(np.empty(1, dtype) for dtype in dtypes), (1,) * sizes)
+
+
+def _row_pitch(p):
+    """Rows of x from one sequence to the next."""
+    return p.t if p.batch_first else 1
+
+
 def table(p, lengths, blocks, width):
     """For each direction, in the order of the blocks: where the first step of a sequence begins in an array with rows
     as x has them, `width` apart; the number of that row; the sequence's number; its length."""
-    # Dealt in turn, the longest first, so that all blocks have the same work and each has its longest first.
-    longest_first = np.argsort(-lengths, kind="stable")
-    order = np.concatenate([longest_first[block::blocks] for block in range(blocks)])
-    own = lengths[order]
-    places = np.empty((p.directions, 4, p.b), np.int64)
-    for d in range(p.directions):
-        first = order * (p.t if p.batch_first else 1) + d * (own - 1) * stride_of(p)
-        places[d] = first * width, first, order, own
-    return places.reshape(-1)
+    places = np.empty(p.directions * 4 * p.b, np.int64)
+    sizes = (p.b, p.t, p.directions, blocks, width, _row_pitch(p), stride_of(p))
+    alone_at(_compiled(_fill_table, 7, "int64", "int64", "int64"), lengths, places, np.zeros(p.t + 1, np.int64), sizes)
+    return places
+
+
+def clear(p, lengths, a, width, directions):
+    """Zeros in a (directions, rows of x, width), flat, beyond the ends of sequences."""
+    sizes = (p.b, p.t, _row_pitch(p), stride_of(p), width, directions)
+    alone_at(_compiled(_clear, 6, "int64", p.dtype), lengths, a, sizes)
 
 
 def prepare_cost(p):
@@ -165,10 +215,10 @@ def register(algorithm, workers, plan, memory, cost, unsupported=lambda p: None,
                 if not p.ragged:
                     plans[setting] = known
             team, numbers = known
-            if p.ragged and lengths.min(initial=p.t) < p.t:
-                # What stands beyond the ends of sequences is zero.
-                y.fill(0)
-                saved.fill(0)
+            if p.ragged:
+                clear(p, lengths, _flat(y), p.directions * p.h, 1)
+                if saved.size:
+                    clear(p, lengths, _flat(saved), SAVED[p.cell] * p.h, p.directions)
             flat = [_flat(a) for a in (x, u, h0, c0, y, hn, cn, saved)]
             parallel_at(address, team, (*flat, numbers, *extra(p, team), scratch))
 

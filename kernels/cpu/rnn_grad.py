@@ -21,7 +21,7 @@ from fastconv.kernels.cpu import gemm
 from fastconv.kernels.cpu.host import LINE
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_cells import CELLS, get, option_of, put
-from fastconv.kernels.cpu.rnn_forward import FEWER, MOST, even, rows_of, stride_of, table
+from fastconv.kernels.cpu.rnn_forward import FEWER, MOST, clear, even, rows_of, stride_of, table
 from fastconv.kernels.cpu.rnn_pack import spread, width_of
 from fastconv.kernels.cpu.rnn_products import OF_X, products
 from fastconv.kernels.cpu.rnn_rows import blocks_of
@@ -251,7 +251,6 @@ def _compiled(worker, dtype, kinds):
     return address_of(worker, *(example[kind] for kind in kinds))
 
 
-@np.errstate(invalid="ignore", over="ignore")
 def grad(p, x, w_ih, w_hh, peephole, saved, gy, ghn, gcn, lengths, *rest):
     gx, gw_ih, gw_hh, gb_ih, gb_hh, gp, gh0, gc0, scratch = rest
     cell, dtype, d = CELLS[p.cell], p.dtype, p.directions
@@ -261,7 +260,7 @@ def grad(p, x, w_ih, w_hh, peephole, saved, gy, ghn, gcn, lengths, *rest):
     args = (w_hh.reshape(-1), u, depth, p.h, columns, pieces)
     parallel_at(_compiled(_pack, dtype, "vviiii"), threads.team(8.0 * u.size, pieces), args)
     if p.ragged:
-        dz.fill(0)
+        clear(p, lengths, dz, z_pitch, d)
     peepholes = gemm.NO_BIAS[dtype]
     if p.peephole:
         spaced = np.zeros((d, 4 * columns, 3, width_of(p)), dtype)
@@ -289,11 +288,17 @@ def grad(p, x, w_ih, w_hh, peephole, saved, gy, ghn, gcn, lengths, *rest):
             gb_ih[:, row * p.h : (row + count) * p.h] = sums[:, column * p.h : (column + count) * p.h]
         gb_hh[...] = sums[:, first:]
     if p.peephole:
-        for n in range(d):
-            i, f, g, _, old = (saved[n][:, k] for k in range(5))
-            gates = z[n][:, : 4 * p.h].reshape(-1, 4, p.h)
-            new = f * old + i * g
-            gp[n] = np.concatenate([np.einsum("rh,rh->h", gates[:, k], c) for k, c in ((0, old), (1, old), (3, new))])
+        _peepholes(p, saved, z, gp)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def _peepholes(p, saved, z, gp):
+    """gp = Σ of the gradients of the gates i, f and o times the c that each sees."""
+    for n in range(p.directions):
+        i, f, g, _, old = (saved[n][:, k] for k in range(5))
+        gates = z[n][:, : 4 * p.h].reshape(-1, 4, p.h)
+        new = f * old + i * g
+        gp[n] = np.concatenate([np.einsum("rh,rh->h", gates[:, k], c) for k, c in ((0, old), (1, old), (3, new))])
 
 
 for _name in CELLS:

@@ -106,7 +106,6 @@ def _pack(counter, thread, w_ih, w_hh, b_ih, b_hh, peephole, u, features, h, til
                 store(u, biases + (pieces * 4 + piece * 3 + v) * width, value)
 
 
-@np.errstate(invalid="ignore", over="ignore")
 def prepare(p, w_ih, w_hh, b_ih, b_hh, peephole, u):
     """Write the packed weights u of size(p) elements."""
     cell, tiles, tile = CELLS[p.cell], tiles_of(p), layout(p)[0]
