@@ -700,6 +700,24 @@ def test_nan_travels_within_its_own_sequence(case: tuple[str, dict[str, Any]], v
             np.testing.assert_array_equal(leaf.grad.numpy()[:, others], clean_leaf.grad.numpy()[:, others])
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("batch", [1, 2, 6, 7, 20])
+@pytest.mark.parametrize("count", [1, 2])
+def test_cells_from_call_to_call(kind: str, batch: int, count: int, threads: Any) -> None:
+    threads.set_num_threads(count)
+    cell = getattr(nn, f"{kind}Cell")(30, 50).eval()
+    generator = np.random.default_rng(7)
+    for call in range(9):
+        x = generator.standard_normal((batch, 30), np.float32)
+        hx = joined([generator.standard_normal((batch, 50), np.float32) for _ in cell._states])
+        # A copy has worked out nothing yet.
+        expected = listed(copy.deepcopy(cell)(x, hx))
+        for got, other in zip(listed(cell(x, hx)), expected, strict=True):
+            np.testing.assert_array_equal(got, other)
+        if call % 4 == 3:
+            cell.weight_hh.data[0] += 0.1
+
+
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_lengths_that_change_from_call_to_call(kind: str, first: bool) -> None:

@@ -110,7 +110,7 @@ def of_layers(layer: Any, x: Array, hx: Any, ragged: bool) -> ReadyLayers | None
 class ReadyCell:
     """A cell's step worked out for arrays of one shape, so that a small one does not wait for Python."""
 
-    __slots__ = ("call", "dtype", "hidden", "layer", "none", "one", "setting", "shape", "states", "weights")
+    __slots__ = ("call", "dtype", "hidden", "layer", "none", "setting", "shape", "states", "weights")
 
     def __init__(self, layer: Any, x: Array, kept: Kept) -> None:
         problem = layer._problem(x.shape[0])
@@ -118,14 +118,13 @@ class ReadyCell:
         ready = bound(kernel, problem)
         u = kept.get(kernel)
         alone = getattr(ready.run, "alone", None)
-        # The forward pass on flat arrays, (x, h, c, hn, cn); None where it is more than one thread's.
+        # (x, h, c, hn, cn), each (b, features); None where it is more than one thread's.
         self.call = None if alone is None or u is None else alone(u)
-        self.layer, self.none = layer, ready.none
+        self.layer, self.none = layer, ready.none.reshape(0, 1)
         self.shape, self.hidden, self.dtype = x.shape, (x.shape[0], layer.hidden_size), x.dtype
         self.states, self.setting = len(layer._states), setting()
         present = [w for w in layer._parameters.values() if w is not None]
         self.weights = [(w, w._state.number) for w in present]
-        self.one = x.shape[0] == 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the cell works out its own.
@@ -151,11 +150,8 @@ class ReadyCell:
         assert call is not None
         hn = np.empty(self.hidden, self.dtype)
         cn = np.empty(self.hidden, self.dtype) if self.states == 2 else None
-        if not self.one:
-            c, c_to = (self.none, self.none) if cn is None else (given[1].reshape(-1), cn.reshape(-1))
-            call(x.reshape(-1), given[0].reshape(-1), c, hn.reshape(-1), c_to)
-        elif cn is None:
-            call(x[0], given[0][0], self.none, hn[0], self.none)
-        else:
-            call(x[0], given[0][0], given[1][0], hn[0], cn[0])
-        return hn if cn is None else (hn, cn)
+        if cn is None:
+            call(x, given[0], self.none, hn, self.none)
+            return hn
+        call(x, given[0], given[1], hn, cn)
+        return hn, cn

@@ -13,8 +13,8 @@ from fastconv.kernels.cpu.host import VECTOR_REGISTERS
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_cells import CELLS, option_of
 from fastconv.kernels.cpu.rnn_pack import padded
-from fastconv.kernels.cpu.simd import lanes, quotient
-from fastconv.kernels.cpu.team import address_of, alone_at, parallel_at
+from fastconv.kernels.cpu.simd import array_at, flat, lanes, quotient
+from fastconv.kernels.cpu.team import ONE, address_of, alone_at, counter_of_one, enter_alone, parallel_at
 from fastconv.problem import SAVED
 from fastconv.registry import kernel
 
@@ -97,6 +97,17 @@ def addresses(worker, dtype, extra):
     """Where a worker is, compiled for arrays of `dtype`; extra: how many int64 arrays it has beside the plan."""
     values, numbers = np.empty(1, dtype), np.empty(1, np.int64)
     return address_of(worker, *[values] * 8, *[numbers] * (1 + extra), values)
+
+
+@njit
+def _step(address, counter, fixed, x, h0, c0, hn, cn, work):
+    """Run the worker at `address` on one step; fixed: where u, nothing and the plan are, and how long each is.
+
+    A call takes some time for each of its arrays, and a step is short.
+    """
+    u, none = array_at(work, fixed[0], fixed[1]), array_at(work, fixed[2], fixed[3])
+    plan, y = array_at(fixed, fixed[4], fixed[5]), flat(hn)
+    enter_alone(address, counter, flat(x), u, flat(h0), flat(c0), y, y, flat(cn), none, plan, work)
 
 
 def stride_of(p):
@@ -187,12 +198,12 @@ def _flat(a):
     return a if a.ndim == 1 else a.reshape(-1)
 
 
-def register(algorithm, workers, plan, memory, cost, unsupported=lambda p: None, extra=lambda p, team: ()):
+def register(algorithm, workers, plan, memory, cost, unsupported=lambda p: None, extra=lambda p, team: (), takes=False):
     """Register a kernel for all cells, in evaluation and in training.
 
     workers: by cell. plan(p): the team, the kernel's own numbers and the blocks of its table, for the threads now set;
     extra(p, team): further int64 arrays for the worker; memory(p): the elements of scratch that it needs; cost(p):
-    without what packing costs.
+    without what packing costs; takes: whether the worker takes pieces.
     """
 
     def scratch(p):
@@ -226,18 +237,20 @@ def register(algorithm, workers, plan, memory, cost, unsupported=lambda p: None,
             train(x, w_ih, w_hh, b_ih, b_hh, peephole, h0, c0, lengths, y, hn, cn, none, scratch, u)
 
         def alone(u):
-            """The forward pass with weights packed in u by the calling thread, of flat arrays: (x, h0, c0, hn, cn).
+            """One step in one direction by the calling thread, with weights packed in u: call(x, h0, c0, hn, cn).
 
-            None where a team does it. What it gives as y is lost: of one step it is hn.
+            Each (b, features), c0 and cn of no elements where the cell has none. None where a team does it.
             """
             team, numbers, _ = plan(p)
             if team > 1 or p.ragged or extra(p, 1):
                 return None
-            fixed = _plan(p, even(p), numbers, 1)
-            y, size = np.empty(p.t * p.b * p.directions * p.h, p.dtype), memory(p)
+            own_plan, size, dtype = _plan(p, even(p), numbers, 1), memory(p), np.dtype(p.dtype)
+            held = (u, none, own_plan)
+            fixed = np.array([number for a in held for number in (a.ctypes.data, a.size)], np.int64)
 
-            def call(x, h0, c0, hn, cn):
-                alone_at(address, x, u, h0, c0, y, hn, cn, none, fixed, np.empty(size, y.dtype))
+            def call(x, h0, c0, hn, cn, held=held):
+                counter = counter_of_one() if takes else ONE
+                _step(address, counter, fixed, x, h0, c0, hn, cn, np.empty(size, dtype))
 
             return call
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from fastconv import threads
 from fastconv.kernels.cpu.host import LINE
 from fastconv.kernels.cpu.jit import inner, njit
-from fastconv.kernels.cpu.rnn_cells import CELLS
+from fastconv.kernels.cpu.rnn_cells import CELLS, put
 from fastconv.kernels.cpu.rnn_forward import (
     OWN,
     TABLE,
@@ -29,13 +29,14 @@ from fastconv.kernels.cpu.simd import (
     flush_denormals,
     lanes,
     load,
+    load_first,
     prefetch,
     quotient,
     restore_denormals,
     store,
 )
 from fastconv.kernels.cpu.team import done_step, gather, wait_for_step
-from fastconv.kernels.cpu.tiles import load_whole, outer_into, repeated, row_offsets, store_whole
+from fastconv.kernels.cpu.tiles import load_whole, outer_into, repeated, row_offsets, store_whole, zeros
 
 # Steps whose products with x are made at once: as many rows as leave registers for a step's own sums.
 AHEAD = 5
@@ -59,6 +60,27 @@ def _make_inputs(rows, cell):
         store_whole(tile, work, to, 4 * lanes(u), False)
 
     return inputs
+
+
+def _make_whole(cell):
+    of_x, of_h, vectors = cell.of_x, cell.of_h, cell.vectors
+
+    @inner
+    def whole(x, u, work, xi, hi, features, middle, depth, at, bias, to):
+        """work.flat[to:] = a tile's sums of a single step, in the order in which `inputs` and two `half` make them."""
+        tile, rest = repeated(u, bias, 1, 4), zeros(u, 1, 4)
+        one, step = row_offsets(tile, 1, 0), vectors * lanes(u)
+        for k in range(features):
+            tile = outer_into(tile, x, xi + k, one, u, at + k * step, of_x)
+        at += features * step
+        for k in range(middle):
+            tile = outer_into(tile, work, hi + k, one, u, at + k * step, of_h)
+        for k in range(middle, depth):
+            rest = outer_into(rest, work, hi + k, one, u, at + k * step, of_h)
+        store_whole(tile, work, to, 4 * lanes(u), False)
+        store_whole(rest, work, to, 4 * lanes(u), True)
+
+    return whole
 
 
 def _make_half(cell):
@@ -109,8 +131,7 @@ def _add(work, one, other, to, width):
 
 def _make_worker(cell):
     gates_of, step, tile_units, vectors = cell.gates_of, cell.step, cell.tile_units, cell.vectors
-    first_inputs, single_inputs = _make_inputs(AHEAD, cell), _make_inputs(1, cell)
-    half, both = _make_half(cell), _make_both(cell)
+    inputs, whole, half, both = _make_inputs(AHEAD, cell), _make_whole(cell), _make_half(cell), _make_both(cell)
 
     @njit
     def one_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, plan, work):
@@ -147,15 +168,17 @@ def _make_worker(cell):
             start, length = plan[of_table], plan[of_table + 3]
             forth = (-stride if direction else stride) * features
             of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
-            for k in range(pitch):
-                work[initial + k] = h0[direction * h + k] if h0.size and k < h else 0.0
-            for k in range(begin * units, end * units):
-                work[cells + k] = c0[direction * h + k] if c0.size and k < h else 0.0
+            for k in range(0, pitch, width):
+                left = h - k if h0.size else 0
+                store(work, initial + k, load_first(h0, direction * h + k, max(0, left)))
+            for k in range(begin * units, end * units, width):
+                left = h - k if c0.size else 0
+                store(work, cells + k, load_first(c0, direction * h + k, max(0, left)))
             for tile in range(begin, end):
                 place = direction * tiles + tile
                 to, at, bias = products + tile * 2 * AHEAD * gates, place * tile_size, biases + place * gates
                 if length > 1:
-                    first_inputs(x, u, work, start, forth, min(AHEAD, length), features, at, bias, to)
+                    inputs(x, u, work, start, forth, min(AHEAD, length), features, at, bias, to)
             for now in range(length):
                 h_from = (now & 1) * pitch if now else initial
                 h_to = (1 - (now & 1)) * pitch
@@ -173,7 +196,12 @@ def _make_worker(cell):
                     one_to, two_to = one_from, two_from
                 if not apart:
                     wait_for_step(counter, team, passed)
-                for phase in range(2 if apart else 1):
+                for tile in range(begin, end if length == 1 else begin):
+                    place = direction * tiles + tile
+                    sizes = (features, middle if known else 0, h if known else 0)
+                    to = partial + tile * gates
+                    whole(x, u, work, start, h_from, *sizes, place * tile_size, biases + place * gates, to)
+                for phase in range(0 if length == 1 else 2 if apart else 1):
                     if phase == 1:
                         wait_for_step(counter, team, passed)
                         # The other's half comes from its cache: all lines at once.
@@ -184,10 +212,6 @@ def _make_worker(cell):
                         at = (direction * tiles + tile) * tile_size + features * vectors * width
                         of_x = products + (tile * 2 * AHEAD + (chunk & 1) * AHEAD + slot) * gates
                         part_to = partial + tile * gates
-                        if length == 1 and phase == 0:
-                            place = direction * tiles + tile
-                            at_tile, bias = place * tile_size, biases + place * gates
-                            single_inputs(x, u, work, start, forth, 1, features, at_tile, bias, of_x)
                         if phase == 0:
                             from_one = zeros if second_first else of_x
                             half(u, work, from_one, h_from, one_from, one_to, at, part_to)
@@ -226,10 +250,10 @@ def _make_worker(cell):
             # The next direction begins with its own state, but in the same memory.
             wait_for_step(counter, team, passed if direction + 1 < directions else 0)
             last = (length & 1) * pitch if length else initial
-            for k in range(begin * units, min(end * units, h)):
-                hn[direction * h + k] = work[last + k]
-                if cn.size:
-                    cn[direction * h + k] = work[cells + k]
+            for k in range(begin * units, min(end * units, h), width):
+                put(hn, direction * h + k, load(work, last + k), h - k)
+            for k in range(begin * units, min(end * units, h) if cn.size else 0, width):
+                put(cn, direction * h + k, load(work, cells + k), h - k)
         restore_denormals(flushed)
 
     return one_worker

@@ -11,6 +11,7 @@ import llvmlite.ir as ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
+from numba.np.arrayobj import populate_array
 
 from fastconv.kernels.cpu import emit
 from fastconv.kernels.cpu.emit import I32, I64
@@ -60,6 +61,39 @@ def one_of(typingctx, k, first, second, third):
         return chosen._getvalue()
 
     return first(k, first, second, third), codegen
+
+
+def _row(context, b, ty, data, size):
+    """The array of Numba type `ty`, one row of `size` elements from `data` on, which nobody counts references to."""
+    array = context.make_array(ty)(context, b)
+    step = context.get_constant(types.intp, ty.dtype.bitwidth // 8)
+    shape, strides = cgutils.pack_array(b, [size]), cgutils.pack_array(b, [step])
+    populate_array(array, data=data, shape=shape, strides=strides, itemsize=step, meminfo=None)
+    return array._getvalue()
+
+
+@intrinsic
+def flat(typingctx, x):
+    """The elements of a C-contiguous array in one row."""
+    ty = types.Array(x.dtype, 1, "C")
+
+    def codegen(context, b, sig, args):
+        array = context.make_array(sig.args[0])(context, b, args[0])
+        return _row(context, b, ty, array.data, array.nitems)
+
+    return ty(x), codegen
+
+
+@intrinsic
+def array_at(typingctx, like, address, size):
+    """The row of `size` elements of array like's dtype at an address."""
+    ty = types.Array(like.dtype, 1, "C")
+
+    def codegen(context, b, sig, args):
+        data = b.inttoptr(args[1], context.get_data_type(ty.dtype).as_pointer())
+        return _row(context, b, ty, data, args[2])
+
+    return ty(like, types.intp, types.intp), codegen
 
 
 @intrinsic

@@ -191,11 +191,17 @@ def _job(typingctx, address, counter, args):
     return types.UniTuple(types.int64, 2)(types.int64, counter, args), codegen
 
 
-@njit
-def _alone(address, counter, *args):
+@inner
+def enter_alone(address, counter, *args):
     """Do all of a job on this thread."""
     entry, arguments = _job(address, counter, args)
     _enter(entry, arguments, 0)
+
+
+@njit
+def _alone(address, counter, *args):
+    """`enter_alone`, for Python."""
+    enter_alone(address, counter, *args)
 
 
 @njit
@@ -480,11 +486,17 @@ def parallel_at(address, team, args):
         _alone(address, counter, *args)
 
 
-# The counter of jobs of one thread that take no pieces, and so leave it as it is.
-_ONE = new_counter(1)
-_ONE[BY_ONE] = 1
+def counter_of_one():
+    """The counter of a job that one thread does alone."""
+    counter = new_counter(1)
+    counter[BY_ONE] = 1
+    return counter
+
+
+# That of jobs that take no pieces, and so leave it as it is.
+ONE = counter_of_one()
 
 
 def alone_at(address, *args):
     """Run the worker at `address`, which takes no pieces, on the calling thread: the least that a call can take."""
-    _alone(address, _ONE, *args)
+    _alone(address, ONE, *args)
