@@ -152,9 +152,8 @@ def _worker(counter, thread, a, b0, b1, b2, c0, c1, c2, bias, jobs, count, piece
     """Pack a column panel and multiply it with some of the rows, one piece after another until none is left."""
     state = flush_denormals()
     width = lanes(a)
-    size = TILE_VECS * width
     # Packing writes whole blocks of `width` steps.
-    panel = thread * size * (_DEPTH + width)
+    panel = thread * TILE_VECS * width * (_DEPTH + width)
     held = held_by = -1
     while True:
         piece = take(counter, thread, pieces)
@@ -170,8 +169,12 @@ def _worker(counter, thread, a, b0, b1, b2, c0, c1, c2, bias, jobs, count, piece
         c_at, part, parts = jobs[at + 9], jobs[at + 10], jobs[at + 11]
         b, c = one_of(which, b0, b1, b2), one_of(which, c0, c1, c2)
         number = quotient(piece, row_parts)
-        of_rows, j = piece - number * row_parts, number * size
-        left = columns - j
+        of_rows = piece - number * row_parts
+        # Panels of nearly as many vectors each: four are two and two, for a tile of one would wait for its broadcasts.
+        vectors = quotient(columns + width - 1, width)
+        panels_of_c = quotient(vectors + TILE_VECS - 1, TILE_VECS)
+        j = quotient(vectors * number, panels_of_c) * width
+        left = min(columns, quotient(vectors * (number + 1), panels_of_c) * width) - j
         row_panels = quotient(rows + TILE_ROWS - 1, TILE_ROWS)
         begin, end = quotient(row_panels * of_rows, row_parts), quotient(row_panels * (of_rows + 1), row_parts)
         packed = parts == 1 and held == j and held_by == job
