@@ -44,7 +44,8 @@ def _plan(p, count, z_pitch, states, wanted, setting):
         sums = [(z + first_of_h * h, d * of_direction + first_state, count)]
         jobs.append(gemm.Job(_GW_HH, gates, h, (1, z_pitch), (1, pitch), d * gates * h, sums))
     if wanted:
-        jobs.append(gemm.Job(_GX, count, p.i, (z_pitch, 1), (1, p.i), 0, of_gx))
+        # The deepest sums first: their pieces are larger, and threads end together where the last ones are small.
+        jobs.insert(0, gemm.Job(_GX, count, p.i, (z_pitch, 1), (1, p.i), 0, of_gx))
     return gemm.plan(jobs, np.dtype(p.dtype).itemsize)
 
 
