@@ -3,16 +3,16 @@
 A step on one sequence is bound by reading U, every step anew. So each thread has some of the unit tiles for all steps:
 it reads the same part of U again and again, which its own cache holds as far as it can, forwards on even steps and
 backwards on odd ones, so that what was read last is read first. Reading leaves the multipliers idle for more than half
-of the time. The products with x, which need no step to be over, use it: while a thread goes through five steps, it
-makes x·W of the next five for its own tiles, a register tile of 5 rows × 4 vectors, an element of x after each few
-elements of h. After each step the threads wait for each other, by one store and one load each: h(t) is all that they
-exchange.
+of the time. The products with x, which need no step to be over, use it: while a thread goes through a chunk of steps,
+it makes x·W of the next chunk for its own tiles, an element of x after each few elements of h. A register tile has many
+steps and few vectors, because each vector of W that is read for it takes its time from the reading of U. After each
+step the threads wait for each other, by one store and one load each: h(t) is all that they exchange.
 """
 
 from __future__ import annotations
 
 from fastconv import threads
-from fastconv.kernels.cpu.host import LINE
+from fastconv.kernels.cpu.host import LINE, VECTOR_REGISTERS
 from fastconv.kernels.cpu.jit import inner, njit
 from fastconv.kernels.cpu.rnn_cells import CELLS, put
 from fastconv.kernels.cpu.rnn_forward import (
@@ -34,12 +34,20 @@ from fastconv.kernels.cpu.simd import (
     quotient,
     restore_denormals,
     store,
+    store_first,
 )
 from fastconv.kernels.cpu.team import done_step, gather, wait_for_step
 from fastconv.kernels.cpu.tiles import load_whole, outer_into, repeated, row_offsets, store_whole, zeros
 
-# Steps whose products with x are made at once: as many rows as leave registers for a step's own sums.
-AHEAD = 5
+# The register tile of products with x: so many steps, a chunk, and vectors, which divide those of an element, as leave
+# registers for a step's own sums. The first chunk is half as long, because nothing hides its products.
+if VECTOR_REGISTERS == 32:
+    _LATER = {"lstm": (12, 2), "gru": (7, 3), "rnn": (12, 2)}
+else:
+    _LATER = {"lstm": (4, 2), "gru": (6, 1), "rnn": (4, 2)}
+
+# Fewest elements of x whose products are made in one go: the tile is loaded and stored each time.
+_LEAST = 16
 
 # Bytes of U up to which a thread goes through them twice a step, half of h at a time, so that it need not wait. Of more
 # its cache would not hold what it reads first in the next step.
@@ -100,18 +108,20 @@ def _make_half(cell):
 
 
 def _make_both(cell):
-    of_x, of_h, vectors = cell.of_x, cell.of_h, cell.vectors
+    of_h, vectors = cell.of_h, cell.vectors
+    rows, columns = _LATER[cell.name]
+    of_x = (1 << columns) - 1
 
     @inner
-    def both(u, work, start, hi, begin, end, at, to, x, xi, forth, n, first, count, w_at, later_to):
-        """`half`, and meanwhile what stands at later_to, of n later steps, plus their elements first … of x times W."""
+    def both(u, work, start, hi, begin, end, at, to, xt, first, count, w_at, later_to):
+        """`half`, and meanwhile what stands at later_to, of a later chunk, plus its elements first … of x times W."""
         ours = load_whole(work, start, 4 * lanes(u), 1, 4)
-        later = load_whole(work, later_to, 4 * lanes(u), AHEAD, 4)
-        one, rows = row_offsets(ours, 1, 0), row_offsets(later, n, forth)
+        later = load_whole(work, later_to, 4 * lanes(u), rows, columns)
+        one, places = row_offsets(ours, 1, 0), row_offsets(later, rows, 1)
         step = vectors * lanes(u)
         each = quotient(end - begin, max(1, count))
         for k in range(count):
-            later = outer_into(later, x, xi + first + k, rows, u, w_at + (first + k) * step, of_x)
+            later = outer_into(later, work, xt + (first + k) * rows, places, u, w_at + (first + k) * step, of_x)
             for j in range(begin + k * each, begin + k * each + each):
                 ours = outer_into(ours, work, hi + j, one, u, at + j * step, of_h)
         for j in range(begin + count * each, end):
@@ -131,7 +141,10 @@ def _add(work, one, other, to, width):
 
 def _make_worker(cell):
     gates_of, step, tile_units, vectors = cell.gates_of, cell.step, cell.tile_units, cell.vectors
-    inputs, whole, half, both = _make_inputs(AHEAD, cell), _make_whole(cell), _make_half(cell), _make_both(cell)
+    rows, columns = _LATER[cell.name]
+    first_rows = rows // 2
+    groups = -(-vectors // columns)
+    inputs, whole, half, both = _make_inputs(first_rows, cell), _make_whole(cell), _make_half(cell), _make_both(cell)
 
     @njit
     def one_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, plan, work):
@@ -149,14 +162,15 @@ def _make_worker(cell):
         pitch = tiles * units
         begin, end = quotient(tiles * thread, team), quotient(tiles * (thread + 1), team)
         own_tiles = end - begin
-        # Shared: h of two steps, c. Each tile's: x·W of five steps and of the next five, and a part of its sums. Each
-        # thread's: h before the first step, four vectors of zeros, and the rest of a tile's sums.
+        # Shared: h of two steps, c. Each tile's: x·W of a chunk and of the next, and a part of its sums. Each thread's:
+        # h before the first step, four vectors of zeros, the rest of a tile's sums, and the next chunk's x.
         cells = 2 * pitch
         products = cells + pitch
-        partial = products + tiles * 2 * AHEAD * gates
-        initial = partial + tiles * gates + thread * (pitch + 2 * gates)
+        partial = products + tiles * 2 * rows * gates
+        initial = partial + tiles * gates + thread * (pitch + 2 * gates + features * rows)
         zeros = initial + pitch
         rest = zeros + gates
+        xt = rest + gates
         for k in range(gates):
             work[zeros + k] = 0.0
         # Sums over h are two, of the units that two threads have, whatever the team.
@@ -176,24 +190,34 @@ def _make_worker(cell):
                 store(work, cells + k, load_first(c0, direction * h + k, max(0, left)))
             for tile in range(begin, end):
                 place = direction * tiles + tile
-                to, at, bias = products + tile * 2 * AHEAD * gates, place * tile_size, biases + place * gates
+                to, at = products + tile * 2 * rows * gates, place * tile_size
                 if length > 1:
-                    inputs(x, u, work, start, forth, min(AHEAD, length), features, at, bias, to)
+                    n = min(first_rows, length)
+                    inputs(x, u, work, start, forth, n, features, at, biases + place * gates, to)
+            job = jobs = part = 0
+            parts = 1
             for now in range(length):
                 h_from = (now & 1) * pitch if now else initial
                 h_to = (1 - (now & 1)) * pitch
                 shift = -now * stride if direction else now * stride
                 known = now or h0.size
-                chunk = quotient(now, AHEAD)
-                slot, next_step = now - chunk * AHEAD, chunk * AHEAD + AHEAD
-                later = min(AHEAD, length - next_step)
-                # The first half of the units' sum begins with x's, the second with zeros; each thread begins with the
-                # half that it made itself, where it can do all of that while the other's arrives.
-                second_first = apart and thread == 1
-                one_from, one_to = (middle, h) if second_first else (0, middle)
-                two_from, two_to = (0, middle) if second_first else (middle, h)
-                if not known:
-                    one_to, two_to = one_from, two_from
+                # Which chunk of steps, and the how manieth of it; the first chunk is half as long.
+                chunk = quotient(now + rows - first_rows, rows)
+                slot, chunk_steps = now + rows - first_rows - chunk * rows, rows
+                if chunk == 0:
+                    slot, chunk_steps = now, first_rows
+                next_step = now - slot + chunk_steps
+                later = max(0, min(rows, length - next_step))
+                if slot == 0:
+                    job = part = 0
+                    jobs = own_tiles * groups if later else 0
+                    parts = max(1, min(quotient(2 * chunk_steps, groups), quotient(features, _LEAST)))
+                    # The next chunk's x, all steps of an element side by side. As vectors of one lane, because the
+                    # compiler would spend half a second on scattering whole ones.
+                    for r in range(rows if later else 0):
+                        xi = start + (next_step + min(r, later - 1)) * forth
+                        for k in range(features):
+                            store_first(work, xt + k * rows + r, load_first(x, xi + k, 1), 1)
                 if not apart:
                     wait_for_step(counter, team, passed)
                 for tile in range(begin, end if length == 1 else begin):
@@ -205,35 +229,40 @@ def _make_worker(cell):
                     if phase == 1:
                         wait_for_step(counter, team, passed)
                         # The other's half comes from its cache: all lines at once.
-                        for k in range(two_from, two_to, LINE):
+                        for k in range(middle if thread == 0 else 0, h if thread == 0 else middle, LINE):
                             prefetch(work, h_from + k)
                     for turn in range(own_tiles):
                         tile = end - 1 - turn if now & 1 else begin + turn
                         at = (direction * tiles + tile) * tile_size + features * vectors * width
-                        of_x = products + (tile * 2 * AHEAD + (chunk & 1) * AHEAD + slot) * gates
+                        of_x = products + ((tile * 2 + (chunk & 1)) * rows + slot) * gates
                         part_to = partial + tile * gates
-                        if phase == 0:
-                            from_one = zeros if second_first else of_x
-                            half(u, work, from_one, h_from, one_from, one_to, at, part_to)
-                            if apart:
-                                continue
-                        from_two = of_x if second_first else zeros
-                        # Five steps have five times as many turns as there are tiles: a fifth of a tile's x·W each.
-                        job = slot * own_tiles + turn
-                        which = quotient(job, AHEAD)
-                        part = job - which * AHEAD
-                        first = quotient(features * part, AHEAD)
-                        count = quotient(features * (part + 1), AHEAD) - first if later > 0 else 0
-                        place = direction * tiles + begin + which
-                        later_to = products + ((begin + which) * 2 * AHEAD + (1 - (chunk & 1)) * AHEAD) * gates
-                        if part == 0 and later > 0:
-                            store_whole(repeated(u, biases + place * gates, AHEAD, 4), work, later_to, gates, False)
-                        if count:
-                            args = (start + next_step * forth, forth, later, first, count, place * tile_size, later_to)
-                            both(u, work, from_two, h_from, two_from, two_to, at, rest, x, *args)
-                        else:
-                            half(u, work, from_two, h_from, two_from, two_to, at, rest)
-                        _add(work, part_to, rest, part_to, width)
+                        for order in range(phase, phase + 1 if apart else 2):
+                            second = (order == 1) != (apart and thread == 1)
+                            h_begin, h_end = middle if second else 0, h if second else middle
+                            if not known:
+                                h_end = h_begin
+                            source, to = zeros if second else of_x, rest if order else part_to
+                            if job < jobs:
+                                which = quotient(job, groups)
+                                group = job - which * groups
+                                place = direction * tiles + begin + which
+                                later_to = products + ((begin + which) * 2 + 1 - (chunk & 1)) * rows * gates
+                                if part == 0 and group == 0:
+                                    bias = repeated(u, biases + place * gates, rows, 4)
+                                    store_whole(bias, work, later_to, gates, False)
+                                column = group * columns * width
+                                first = quotient(features * part, parts)
+                                count = quotient(features * (part + 1), parts) - first
+                                args = (xt, first, count, place * tile_size + column, later_to + column)
+                                both(u, work, source, h_from, h_begin, h_end, at, to, *args)
+                                part += 1
+                                if part == parts:
+                                    job += 1
+                                    part = 0
+                            else:
+                                half(u, work, source, h_from, h_begin, h_end, at, to)
+                            if order:
+                                _add(work, part_to, rest, part_to, width)
                 # The tiles' ends together, so that the processor finds enough to do.
                 line = plan[of_table + 1] + shift
                 for tile in range(begin, end):
@@ -262,7 +291,9 @@ def _make_worker(cell):
 def _memory(p):
     """Elements of scratch without packed weights, for any number of threads."""
     gates = 4 * width_of(p)
-    return 3 * padded(p) + tiles_of(p) * (2 * AHEAD + 1) * gates + threads.available() * (padded(p) + 2 * gates)
+    rows = _LATER[p.cell][0]
+    of_threads = threads.available() * (padded(p) + 2 * gates + p.i * rows)
+    return 3 * padded(p) + tiles_of(p) * (2 * rows + 1) * gates + of_threads
 
 
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
