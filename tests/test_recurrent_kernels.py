@@ -151,9 +151,10 @@ def test_the_oracles_gradients_are_differences(cell, options, reverse, lengths):
 # What training saves, and the way back from it.
 
 
+@pytest.mark.parametrize("algorithm", ["bptt", "stepwise"])
 @pytest.mark.parametrize(("kernel", "problem"), parameters([p for p in recurrent_grid() if p[0].op.endswith("_train")]))
-def test_gradients_from_what_a_kernel_saved(kernel, problem):
-    """Forward by this kernel, back by bptt: together the oracle's gradient of the inputs themselves."""
+def test_gradients_from_what_a_kernel_saved(kernel, problem, algorithm):
+    """Forward by this kernel, back by that one: together the oracle's gradient of the inputs themselves."""
     p = problem
     given = dict(zip(OPS[kernel.op].inputs, testing.inputs(kernel.op, p), strict=True))
     *_, saved = testing.poisoned_run(kernel, p, tuple(given.values()))
@@ -161,8 +162,8 @@ def test_gradients_from_what_a_kernel_saved(kernel, problem):
     names = OPS[f"{p.cell}_grad"]
     back = dict(zip(names.inputs, testing.inputs(f"{p.cell}_grad", p), strict=True))
     back |= {name: given[name] for name in ("x", "w_ih", "w_hh", "p", "lengths")} | {"saved": saved}
-    (bptt,) = kernels(f"{p.cell}_grad")
-    outputs = testing.poisoned_run(bptt, p, tuple(back.values()))
+    way_back = next(found for found in kernels(f"{p.cell}_grad") if found.algorithm == algorithm)
+    outputs = testing.poisoned_run(way_back, p, tuple(back.values()))
     found = dict(zip(names.outputs, outputs, strict=True))
 
     def of(name, d):
@@ -422,12 +423,12 @@ def test_sequences_of_no_steps_hand_their_states_on(cell, b):
             assert outputs["cn"].tobytes() == given["c0"].tobytes()
     back = dict(zip(OPS[f"{cell}_grad"].inputs, testing.inputs(f"{cell}_grad", p), strict=True))
     back |= {"lengths": np.zeros(b, np.int64), "saved": np.zeros(p.saved_shape, p.dtype)}
-    (kernel,) = kernels(f"{cell}_grad")
-    names = OPS[kernel.op].outputs
-    found = dict(zip(names, testing.poisoned_run(kernel, p, tuple(back.values())), strict=True))
-    assert found["gh0"].tobytes() == back["ghn"].tobytes()
-    assert found["gc0"].tobytes() == back["gcn"].tobytes()
-    assert not any(found[name].any() for name in names if name not in ("gh0", "gc0"))
+    for kernel in kernels(f"{cell}_grad"):
+        names = OPS[kernel.op].outputs
+        found = dict(zip(names, testing.poisoned_run(kernel, p, tuple(back.values())), strict=True))
+        assert found["gh0"].tobytes() == back["ghn"].tobytes()
+        assert found["gc0"].tobytes() == back["gcn"].tobytes()
+        assert not any(found[name].any() for name in names if name not in ("gh0", "gc0"))
 
 
 # Long sequences.
@@ -715,7 +716,7 @@ def test_a_layer_is_explained(cell):
 def test_a_layer_is_explained_and_measured(cell):
     explanation = explain(LAYERS[cell](12, 24), normal(5, 1, 12), measure=True)
     able = [c for c in explanation.candidates if c.reason is None]
-    assert len(able) == 7
+    assert len(able) == 8
     assert all(c.measurement.passed for c in able)
     assert all(c.measurement.rate > 0 for c in able)
 
