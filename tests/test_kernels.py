@@ -160,7 +160,7 @@ def test_a_team_does_the_work(kernel, problem, threads):
 
 
 # The workers of recurrent kernels that go through the steps.
-STEPS = ("rows_worker", "units_worker", "one_worker", "bptt_worker")
+STEPS = ("rows_worker", "units_worker", "one_worker", "single_worker", "bptt_worker")
 
 
 # The operand that may hold NaN and inf. The other one, w or the weight gradient's gy, meets the zeros of the padding,

@@ -26,7 +26,7 @@ from fastconv.tensors import Tensor
 
 CELLS = tuple(GATES)
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
-STEPS = ("rows_worker", "units_worker", "one_worker", "bptt_worker")
+STEPS = ("rows_worker", "units_worker", "one_worker", "single_worker", "bptt_worker")
 
 
 @pytest.fixture(autouse=True)

@@ -198,19 +198,21 @@ def _flat(a):
     return a if a.ndim == 1 else a.reshape(-1)
 
 
-def register(algorithm, workers, plan, memory, cost, unsupported=lambda p: None, extra=lambda p, team: (), takes=False):
+def register(
+    algorithm, worker_of, plan, memory, cost, unsupported=lambda p: None, extra=lambda p, team: (), takes=False
+):
     """Register a kernel for all cells, in evaluation and in training.
 
-    workers: by cell. plan(p): the team, the kernel's own numbers and the blocks of its table, for the threads now set;
-    extra(p, team): further int64 arrays for the worker; memory(p): the elements of scratch that it needs; cost(p):
-    without what packing costs; takes: whether the worker takes pieces.
+    worker_of(p): the worker. plan(p): the team, the kernel's own numbers and the blocks of its table, for the threads
+    now set; extra(p, team): further int64 arrays for the worker; memory(p): the elements of scratch that it needs;
+    cost(p): without what packing costs; takes: whether the worker takes pieces.
     """
 
     def scratch(p):
         return memory(p) + rnn_pack.size(p)
 
     def ready(p, training):
-        address = addresses(workers[p.cell], p.dtype, len(extra(p, 1)))
+        address = addresses(worker_of(p), p.dtype, len(extra(p, 1)))
         own, packed, none = memory(p), rnn_pack.size(p), NOTHING[p.dtype]
         plans = {}
 

@@ -144,7 +144,7 @@ def _make_worker(cell):
     rows, columns = _LATER[cell.name]
     first_rows = rows // 2
     groups = -(-vectors // columns)
-    inputs, whole, half, both = _make_inputs(first_rows, cell), _make_whole(cell), _make_half(cell), _make_both(cell)
+    inputs, half, both = _make_inputs(first_rows, cell), _make_half(cell), _make_both(cell)
 
     @njit
     def one_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, plan, work):
@@ -191,7 +191,7 @@ def _make_worker(cell):
             for tile in range(begin, end):
                 place = direction * tiles + tile
                 to, at = products + tile * 2 * rows * gates, place * tile_size
-                if length > 1:
+                if length:
                     n = min(first_rows, length)
                     inputs(x, u, work, start, forth, n, features, at, biases + place * gates, to)
             job = jobs = part = 0
@@ -220,12 +220,7 @@ def _make_worker(cell):
                             store_first(work, xt + k * rows + r, load_first(x, xi + k, 1), 1)
                 if not apart:
                     wait_for_step(counter, team, passed)
-                for tile in range(begin, end if length == 1 else begin):
-                    place = direction * tiles + tile
-                    sizes = (features, middle if known else 0, h if known else 0)
-                    to = partial + tile * gates
-                    whole(x, u, work, start, h_from, *sizes, place * tile_size, biases + place * gates, to)
-                for phase in range(0 if length == 1 else 2 if apart else 1):
+                for phase in range(2 if apart else 1):
                     if phase == 1:
                         wait_for_step(counter, team, passed)
                         # The other's half comes from its cache: all lines at once.
@@ -288,6 +283,62 @@ def _make_worker(cell):
     return one_worker
 
 
+def _make_single(cell):
+    gates_of, step, tile_units, whole = cell.gates_of, cell.step, cell.tile_units, _make_whole(cell)
+
+    @njit
+    def single_worker(counter, thread, x, u, h0, c0, y, hn, cn, saved, plan, work):
+        """Do this thread's unit tiles of a single step, with the sums that one_worker makes: what a cell asks for."""
+        features, h, directions = plan[2], plan[3], plan[4]
+        saves, option, patience = plan[6], plan[7], plan[OWN]
+        tiles, tile_size, biases, peepholes = plan[8], plan[9], plan[10], plan[11]
+        team = gather(counter, thread, patience)
+        if team == 0:
+            return
+        flushed = flush_denormals()
+        width = lanes(u)
+        units, gates = tile_units * width, 4 * width
+        pitch = tiles * units
+        begin, end = quotient(tiles * thread, team), quotient(tiles * (thread + 1), team)
+        # Shared: h after the step, c, the tiles' sums. Each thread's: h before the step.
+        cells = pitch
+        sums = cells + pitch
+        initial = sums + tiles * gates + thread * pitch
+        middle = min(h, quotient(tiles, 2) * units)
+        for direction in range(directions):
+            of_table = TABLE + 4 * direction
+            start, line, length = plan[of_table], plan[of_table + 1], plan[of_table + 3]
+            of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
+            for k in range(0, pitch, width):
+                left = h - k if h0.size else 0
+                store(work, initial + k, load_first(h0, direction * h + k, max(0, left)))
+            for k in range(begin * units, end * units, width):
+                left = h - k if c0.size else 0
+                store(work, cells + k, load_first(c0, direction * h + k, max(0, left)))
+            of_h = (middle, h) if h0.size else (0, 0)
+            for tile in range(begin, end if length else begin):
+                place = direction * tiles + tile
+                at, to = place * tile_size, sums + tile * gates
+                whole(x, u, work, start, initial, features, *of_h, at, biases + place * gates, to)
+            for tile in range(begin, end if length else begin):
+                peep = of_peepholes + tile * 3 * width if peepholes else -1
+                gates_of(work, sums + tile * gates, u, peep, cells + tile * units)
+            for tile in range(begin, end if length else begin):
+                unit = tile * units
+                peep = of_peepholes + tile * 3 * width if peepholes else -1
+                yi, si = (line * directions + direction) * h + unit, (direction + line) * saves * h + unit
+                of_states = (initial + unit, unit, cells + unit)
+                step(work, sums + tile * gates, u, peep, *of_states, y, yi, h - unit, saved, si, h, option)
+            last = 0 if length else initial
+            for k in range(begin * units, min(end * units, h), width):
+                put(hn, direction * h + k, load(work, last + k), h - k)
+            for k in range(begin * units, min(end * units, h) if cn.size else 0, width):
+                put(cn, direction * h + k, load(work, cells + k), h - k)
+        restore_denormals(flushed)
+
+    return single_worker
+
+
 def _memory(p):
     """Elements of scratch without packed weights, for any number of threads."""
     gates = 4 * width_of(p)
@@ -297,6 +348,7 @@ def _memory(p):
 
 
 _WORKERS = {name: _make_worker(cell) for name, cell in CELLS.items()}
+_SINGLE = {name: _make_single(cell) for name, cell in CELLS.items()}
 
 
 def _plan(p):
@@ -310,4 +362,12 @@ def _cost(p):
     return weights + inputs + pointwise_cost(p) + 40_000
 
 
-register("one", _WORKERS, _plan, _memory, _cost, lambda p: None if p.b == 1 else f"{p.b} sequences, needs 1")
+def _worker_of(p):
+    return (_SINGLE if p.t == 1 else _WORKERS)[p.cell]
+
+
+def _unsupported(p):
+    return None if p.b == 1 else f"{p.b} sequences, needs 1"
+
+
+register("one", _worker_of, _plan, _memory, _cost, _unsupported)

@@ -158,4 +158,4 @@ def _cost(p):
     return 1.05 * p.flops * rows + pointwise_cost(p) + 40_000
 
 
-register("rows", _WORKERS, _plan, lambda p: threads.available() * _share(p), _cost, takes=True)
+register("rows", lambda p: _WORKERS[p.cell], _plan, lambda p: threads.available() * _share(p), _cost, takes=True)

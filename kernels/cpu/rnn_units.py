@@ -209,4 +209,4 @@ def _unsupported(p):
     return None if 1 < p.b <= _FEW else f"{p.b} sequences, needs 2 to {_FEW}"
 
 
-register("units", _WORKERS, _plan, _memory, _cost, _unsupported, _extra)
+register("units", lambda p: _WORKERS[p.cell], _plan, _memory, _cost, _unsupported, _extra)
