@@ -122,7 +122,7 @@ def even(p):
 
 @njit
 def _fill_table(counter, thread, lengths, places, bins, sizes):
-    """Write `table`; bins: as many zeros as there are steps, and one more."""
+    """Write what `table` gives; bins: as many zeros as there are steps, and one more."""
     rows, steps, directions, blocks, width, pitch, stride = sizes
     # How many are longer than each length: a sort that keeps the order of those that are as long as each other.
     for r in range(rows):
@@ -148,7 +148,7 @@ def _fill_table(counter, thread, lengths, places, bins, sizes):
 
 @njit
 def _clear(counter, thread, lengths, a, sizes):
-    """Write `clear`."""
+    """Write what `clear` says."""
     rows, steps, pitch, stride, width, directions = sizes
     for r in range(rows):
         for step in range(lengths[r], steps):
@@ -250,6 +250,7 @@ def register(
             held = (u, none, own_plan)
             fixed = np.array([number for a in held for number in (a.ctypes.data, a.size)], np.int64)
 
+            # `fixed` has addresses only: what lies there lives as long as the call that is given it as `held`.
             def call(x, h0, c0, hn, cn, held=held):
                 counter = counter_of_one() if takes else ONE
                 _step(address, counter, fixed, x, h0, c0, hn, cn, np.empty(size, dtype))

@@ -33,6 +33,7 @@ from fastconv.kernels.cpu.simd import (
     prefetch,
     quotient,
     restore_denormals,
+    splat,
     store,
     store_first,
 )
@@ -139,6 +140,20 @@ def _add(work, one, other, to, width):
         store(work, to + v * width, add(load(work, one + v * width), load(work, other + v * width)))
 
 
+@inner
+def _take_over(state, at, h, work, to, begin, end):
+    """work.flat[to + k] = the state's unit k, for units from `begin` to `end`; zeros beyond h, or of no state."""
+    for k in range(begin, end, lanes(work)):
+        store(work, to + k, load_first(state, at + k, max(0, h - k if state.size else 0)))
+
+
+@inner
+def _hand_on(state, at, h, work, of, begin, end):
+    """The opposite of _take_over, of those units that there are."""
+    for k in range(begin, min(end, h) if state.size else begin, lanes(work)):
+        put(state, at + k, load(work, of + k), h - k)
+
+
 def _make_worker(cell):
     gates_of, step, tile_units, vectors = cell.gates_of, cell.step, cell.tile_units, cell.vectors
     rows, columns = _LATER[cell.name]
@@ -168,11 +183,11 @@ def _make_worker(cell):
         products = cells + pitch
         partial = products + tiles * 2 * rows * gates
         initial = partial + tiles * gates + thread * (pitch + 2 * gates + features * rows)
-        zeros = initial + pitch
-        rest = zeros + gates
+        nothing = initial + pitch
+        rest = nothing + gates
         xt = rest + gates
-        for k in range(gates):
-            work[zeros + k] = 0.0
+        for v in range(4):
+            store(work, nothing + v * width, splat(work, 0.0))
         # Sums over h are two, of the units that two threads have, whatever the team.
         middle = min(h, quotient(tiles, 2) * units)
         apart = team == 2 and own_tiles * vectors * width * h * work.itemsize <= _OWN_CACHE
@@ -182,12 +197,8 @@ def _make_worker(cell):
             start, length = plan[of_table], plan[of_table + 3]
             forth = (-stride if direction else stride) * features
             of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
-            for k in range(0, pitch, width):
-                left = h - k if h0.size else 0
-                store(work, initial + k, load_first(h0, direction * h + k, max(0, left)))
-            for k in range(begin * units, end * units, width):
-                left = h - k if c0.size else 0
-                store(work, cells + k, load_first(c0, direction * h + k, max(0, left)))
+            _take_over(h0, direction * h, h, work, initial, 0, pitch)
+            _take_over(c0, direction * h, h, work, cells, begin * units, end * units)
             for tile in range(begin, end):
                 place = direction * tiles + tile
                 to, at = products + tile * 2 * rows * gates, place * tile_size
@@ -236,7 +247,7 @@ def _make_worker(cell):
                             h_begin, h_end = middle if second else 0, h if second else middle
                             if not known:
                                 h_end = h_begin
-                            source, to = zeros if second else of_x, rest if order else part_to
+                            source, to = nothing if second else of_x, rest if order else part_to
                             if job < jobs:
                                 which = quotient(job, groups)
                                 group = job - which * groups
@@ -274,10 +285,8 @@ def _make_worker(cell):
             # The next direction begins with its own state, but in the same memory.
             wait_for_step(counter, team, passed if direction + 1 < directions else 0)
             last = (length & 1) * pitch if length else initial
-            for k in range(begin * units, min(end * units, h), width):
-                put(hn, direction * h + k, load(work, last + k), h - k)
-            for k in range(begin * units, min(end * units, h) if cn.size else 0, width):
-                put(cn, direction * h + k, load(work, cells + k), h - k)
+            _hand_on(hn, direction * h, h, work, last, begin * units, end * units)
+            _hand_on(cn, direction * h, h, work, cells, begin * units, end * units)
         restore_denormals(flushed)
 
     return one_worker
@@ -309,12 +318,8 @@ def _make_single(cell):
             of_table = TABLE + 4 * direction
             start, line, length = plan[of_table], plan[of_table + 1], plan[of_table + 3]
             of_peepholes = peepholes + direction * tiles * 3 * width if peepholes else -1
-            for k in range(0, pitch, width):
-                left = h - k if h0.size else 0
-                store(work, initial + k, load_first(h0, direction * h + k, max(0, left)))
-            for k in range(begin * units, end * units, width):
-                left = h - k if c0.size else 0
-                store(work, cells + k, load_first(c0, direction * h + k, max(0, left)))
+            _take_over(h0, direction * h, h, work, initial, 0, pitch)
+            _take_over(c0, direction * h, h, work, cells, begin * units, end * units)
             of_h = (middle, h) if h0.size else (0, 0)
             for tile in range(begin, end if length else begin):
                 place = direction * tiles + tile
@@ -330,10 +335,8 @@ def _make_single(cell):
                 of_states = (initial + unit, unit, cells + unit)
                 step(work, sums + tile * gates, u, peep, *of_states, y, yi, h - unit, saved, si, h, option)
             last = 0 if length else initial
-            for k in range(begin * units, min(end * units, h), width):
-                put(hn, direction * h + k, load(work, last + k), h - k)
-            for k in range(begin * units, min(end * units, h) if cn.size else 0, width):
-                put(cn, direction * h + k, load(work, cells + k), h - k)
+            _hand_on(hn, direction * h, h, work, last, begin * units, end * units)
+            _hand_on(cn, direction * h, h, work, cells, begin * units, end * units)
         restore_denormals(flushed)
 
     return single_worker

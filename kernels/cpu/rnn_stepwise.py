@@ -24,6 +24,12 @@ def _sigmoid(v):
     return 1 / (1 + math.exp(-v))
 
 
+@inner
+def _row(first, length, now, reverse, stride):
+    """The row of x at step `now` of a sequence that begins at row `first`."""
+    return first + (length - 1 - now if reverse else now) * stride
+
+
 @njit
 def _lstm_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, linear):
     """Step `now` from zx (rows, 4h) and zh (b, 4h): c and h (b, h) become the next ones, y and saved are written."""
@@ -32,7 +38,7 @@ def _lstm_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, l
     for r in range(len(lengths)):
         if now >= lengths[r]:
             continue
-        row = first[r] + (lengths[r] - 1 - now if reverse else now) * stride
+        row = _row(first[r], lengths[r], now, reverse, stride)
         for k in range(units):
             i, f = zx[row, k] + zh[r, k], zx[row, units + k] + zh[r, units + k]
             g, o = zx[row, 2 * units + k] + zh[r, 2 * units + k], zx[row, 3 * units + k] + zh[r, 3 * units + k]
@@ -61,7 +67,7 @@ def _gru_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, li
     for r in range(len(lengths)):
         if now >= lengths[r]:
             continue
-        row = first[r] + (lengths[r] - 1 - now if reverse else now) * stride
+        row = _row(first[r], lengths[r], now, reverse, stride)
         for k in range(units):
             q, before = zh[r, 2 * units + k], h[r, k]
             reset = _sigmoid(zx[row, k] + zh[r, k])
@@ -83,7 +89,7 @@ def _rnn_end(now, reverse, stride, zx, zh, p, c, h, y, saved, first, lengths, re
     for r in range(len(lengths)):
         if now >= lengths[r]:
             continue
-        row = first[r] + (lengths[r] - 1 - now if reverse else now) * stride
+        row = _row(first[r], lengths[r], now, reverse, stride)
         for k in range(units):
             z, before = zx[row, k] + zh[r, k], h[r, k]
             # Not max(z, 0), which need not be NaN for NaN.
@@ -148,13 +154,11 @@ def _lstm_back(now, reverse, stride, gy, through, p, dc, dh, zx, zh, dz, saved, 
     for r in range(len(lengths)):
         if now >= lengths[r]:
             continue
-        row = first[r] + (lengths[r] - 1 - now if reverse else now) * stride
+        row = _row(first[r], lengths[r], now, reverse, stride)
         for k in range(units):
             i, f, g, o = saved[row, 0, k], saved[row, 1, k], saved[row, 2, k], saved[row, 3, k]
             old, s = saved[row, 4, k], saved[row, 5, k]
-            grad = gy[row, k] + dh[r, k]
-            if now + 1 < lengths[r]:
-                grad += through[r, k]
+            grad = gy[row, k] + dh[r, k] + (through[r, k] if now + 1 < lengths[r] else 0)
             do = grad * s * o * (1 - o)
             cell = dc[r, k] + grad * o * (1 if linear else 1 - s * s)
             if p.size:
@@ -177,13 +181,11 @@ def _gru_back(now, reverse, stride, gy, through, p, dc, dh, zx, zh, dz, saved, f
     for r in range(len(lengths)):
         if now >= lengths[r]:
             continue
-        row = first[r] + (lengths[r] - 1 - now if reverse else now) * stride
+        row = _row(first[r], lengths[r], now, reverse, stride)
         for k in range(units):
             reset, update, n = saved[row, 0, k], saved[row, 1, k], saved[row, 2, k]
             q, before = saved[row, 3, k], saved[row, 4, k]
-            grad = gy[row, k] + dh[r, k]
-            if now + 1 < lengths[r]:
-                grad += through[r, k]
+            grad = gy[row, k] + dh[r, k] + (through[r, k] if now + 1 < lengths[r] else 0)
             dn = grad * (1 - update) * (1 - n * n)
             zx[row, k] = dn * q * reset * (1 - reset)
             zx[row, units + k] = grad * (before - n) * update * (1 - update)
@@ -201,12 +203,10 @@ def _rnn_back(now, reverse, stride, gy, through, p, dc, dh, zx, zh, dz, saved, f
     for r in range(len(lengths)):
         if now >= lengths[r]:
             continue
-        row = first[r] + (lengths[r] - 1 - now if reverse else now) * stride
+        row = _row(first[r], lengths[r], now, reverse, stride)
         for k in range(units):
             y = saved[row, 0, k]
-            grad = gy[row, k] + dh[r, k]
-            if now + 1 < lengths[r]:
-                grad += through[r, k]
+            grad = gy[row, k] + dh[r, k] + (through[r, k] if now + 1 < lengths[r] else 0)
             zx[row, k] = (grad if y > 0 else 0.0) if relu else grad * (1 - y * y)
             dz[r, k] = zh[row, k] = zx[row, k]
             dh[r, k] = 0
