@@ -2,9 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .bench
+RUN := out/bench.json
 PEER_ENVIRONMENTS := $(patsubst bench/peers/requirements/%.txt,$(PEERS)/%/.made,$(wildcard bench/peers/requirements/*.txt))
 
-.PHONY: demo vowels g2p vad vanishing_gradients test lint bench bench-env bench-conv bench-rnn readme clean
+.PHONY: demo vowels g2p vad vanishing_gradients test lint bench bench-full bench-env report readme clean
 
 # Each extra leaves a mark, so that a second `make` installs nothing.
 $(VENV)/.%: pyproject.toml
@@ -28,9 +29,6 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench
-	$(BIN)/python -m pytest --benchmark
-
 # The other runtimes need versions of one library that cannot live together: each has an environment of its own.
 $(PEERS)/%/.made: bench/peers/requirements/%.txt
 	$(PYTHON) -m venv --clear $(@D)
@@ -39,16 +37,17 @@ $(PEERS)/%/.made: bench/peers/requirements/%.txt
 
 bench-env: $(PEER_ENVIRONMENTS)
 
-# make bench-conv BENCH="--cases vgg3 --quick"
-bench-conv: bench-env $(VENV)/.bench
-	$(BIN)/python -m bench.peers --out out/peers.json $(BENCH)
+# Two minutes: every kind of work, all runtimes, a page to look at. make bench BENCH="-k vgg3_2 --resume"
+bench bench-full: bench-env $(VENV)/.bench
+	$(BIN)/python -m pytest --benchmark $(if $(filter bench,$@),--quick) --benchmark-json=$(RUN) $(BENCH) || status=$$?; \
+	$(MAKE) --no-print-directory report && exit $${status:-0}
 
-# make bench-rnn BENCH="--cases lstm --quick"
-bench-rnn: bench-env $(VENV)/.bench
-	$(BIN)/python -m bench.peers --set rnn --out out/peers-rnn.json $(BENCH)
+report: $(VENV)/.bench
+	$(BIN)/fastconv report $(RUN) -o $(RUN:.json=.html)
 
+# Of a full run on a quiet machine: make bench-full readme
 readme: $(VENV)/.bench
-	$(BIN)/python tools/readme.py
+	$(BIN)/python tools/readme.py $(RUN)
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist out *.egg-info

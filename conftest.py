@@ -10,11 +10,26 @@ BENCH = Path(__file__).resolve().parent / "bench"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("fastconv").addoption(
+    group = parser.getgroup("fastconv")
+    group.addoption(
         "--benchmark",
         action="store_true",
         help="run the benchmarks in bench/ instead of the tests; takes pytest-benchmark's options and -k",
     )
+    group.addoption(
+        "--quick", action="store_true", help="few rounds of few benchmarks, in two minutes: to see, not to quote"
+    )
+    group.addoption(
+        "--peers", metavar="A,B", help="the other runtimes to measure, or none (default: all that are installed)"
+    )
+    group.addoption(
+        "--journal",
+        type=Path,
+        default=Path("out/journal.jsonl"),
+        metavar="FILE",
+        help="where benchmarks are kept as they are measured (default: %(default)s)",
+    )
+    group.addoption("--resume", action="store_true", help="go on with the run in the journal, which was interrupted")
 
 
 def pytest_configure(config: pytest.Config) -> None:

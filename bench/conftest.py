@@ -1,245 +1,248 @@
-"""Benchmarks, generated from registry × CASES: one row a kernel and case, PyTorch beside them when it is installed.
+"""Benchmarks: a row for each kernel, layer and peer; rows of one operation on one case are a group, measured in turn.
 
-Rows of one operation on one case form a group. Every row's error is that of the output its last timed call wrote, over
-NaN; a row over its limit fails and has no speed. A row takes about --benchmark-max-time at most, and
---benchmark-min-rounds at least.
+The first row of a group that pytest comes to measures the whole group, by fastconv.peers.driver: each runtime in a
+process of its own, turns A B C A B C …, outputs checked against float64. pytest-benchmark then gets each row's times
+through its timer, and makes its tables, comparisons and JSON of them. A row of ours over its error limit fails and has
+no speed; a peer's is shown with its error. What is measured is kept in a journal at once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch_peer
 
-from fastconv import functional, machine, testing, threads
-from fastconv.measure import scratch_bytes
-from fastconv.problem import Problem
-from fastconv.registry import kernels, operations
+from fastconv import testing
+from fastconv.peers import driver
+from fastconv.peers.groups import PEERS, Contender, Group, all_groups
+from fastconv.peers.journal import CannotResume, Journal
+from fastconv.peers.record import Record, git_revision
+from fastconv.registry import predicted
+from fastconv.report import runs
 
-PEER = "torch"
-
-# More rounds, or seconds where rounds are short, do not settle a median further.
-ENOUGH_ROUNDS, ENOUGH_SECONDS = 200, 0.02
-
-# A row whose rounds are longer than --benchmark-max-time has this many: naive kernels on large cases take seconds.
-SLOW_ROUNDS = 3
-
-# How far the machine's peak may move before the summary warns, and around a row before its time is called unsteady.
-DRIFT = 0.15
-
-# A median further above the shortest round is that of a disturbed row.
-SPREAD = 1.5
+# How many kernels of a group --quick measures, besides the chosen one: those of the smallest predicted times.
+QUICK_KERNELS = 3
 
 
-@dataclass(slots=True)
-class Row:
-    """A measured row: seconds, the lower of the peaks before and after it, and pytest-benchmark's notes on it."""
+class Clock:
+    """A timer that shows the seconds that rows have taken in their processes: what pytest-benchmark reads."""
 
-    median: float
-    shortest: float
-    peak: float
-    notes: dict[str, Any]
+    def __init__(self) -> None:
+        self.now = 0.0
 
-
-@dataclass(slots=True)
-class Run:
-    """What a run knows: its machine, the FMA peaks it saw (flop/s), and its rows by group and name."""
-
-    machine: machine.Machine
-    git: str
-    peaks: list[float]
-    rows: dict[str, dict[str, Row]] = field(default_factory=dict)
-
-    def finish(self) -> None:
-        """Note on every row what takes the whole run to know: its share of the peak, and whether its time is steady."""
-        self.peaks.append(machine.fma_rate())
-        # Other work on the machine only ever lowers what it is seen to do, so the highest peak is the machine's.
-        peak = max(self.peaks)
-        for row in (row for group in self.rows.values() for row in group.values()):
-            steady = row.peak >= (1 - DRIFT) * peak and row.median <= SPREAD * row.shortest
-            rate = row.notes["flops"] / row.median
-            row.notes.update(gflops=rate / 1e9, fma_peak_gflops=peak / 1e9, share_of_peak=rate / peak, steady=steady)
-            row.notes["gbytes_per_second"] = row.notes["bytes"] / row.median / 1e9
+    def __call__(self) -> float:
+        return self.now
 
 
-RUN = pytest.StashKey[Run]()
+CLOCK = Clock()
 
 
-def rows(problem: type[Problem]) -> Iterator[tuple[str, str]]:
-    """(kernel name, case name) of every kernel on every bench case with this type of problem, a group at a time."""
-    pairs = [(kernel, case) for kernel, case in testing.grid(small=False) if isinstance(case.problem, problem)]
-    for (op, case), group in groupby(pairs, key=lambda pair: (pair[0].op, pair[1])):
-        yield from ((kernel.name, case.name) for kernel, _ in group)
-        if torch_peer.INSTALLED and torch_peer.unsupported(case.problem, op) is None:
-            yield f"{op}/{PEER}", case.name
+def wanted_peers(config: pytest.Config) -> tuple[str, ...]:
+    """The peers that have rows."""
+    there = driver.installed()
+    if config.option.peers is None:
+        return there
+    names = [name for name in config.option.peers.split(",") if name not in ("", "none")]
+    for name in names:
+        if name not in PEERS:
+            raise pytest.UsageError(f"--peers: {name!r} is not one of {','.join(PEERS)}, none")
+        if name not in there:
+            raise pytest.UsageError(f"--peers: {name} is not installed and has no environment: make bench-env")
+    return tuple(name for name in PEERS if name in names)
+
+
+def groups(config: pytest.Config) -> dict[str, Group]:
+    """All groups by name, as the options ask for them."""
+    found = config.stash.get(GROUPS, None)
+    if found is None:
+        found = {group.name: group for group in all_groups(wanted_peers(config))}
+        if config.option.quick:
+            found = {name: quick(group) for name, group in found.items() if group.quick}
+        config.stash[GROUPS] = found
+    return found
+
+
+def quick(group: Group) -> Group:
+    """The group without the kernels that the model expects to be slow."""
+    own = [one for one in group.contenders if one.kernel is not None]
+    own.sort(key=lambda one: predicted(one.kernel, group.problem, kept=True))  # type: ignore[arg-type]
+    kept = {one.name for one in own[:QUICK_KERNELS]} | {group.chosen}
+    return replace(group, contenders=tuple(one for one in group.contenders if one.kernel is None or one.name in kept))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    pairs = list(rows(metafunc.module.PROBLEM))
+    of = metafunc.module.PROBLEM
+    pairs = [
+        (one.name, group.case)
+        for group in groups(metafunc.config).values()
+        if (group.problem is None if of is None else isinstance(group.problem, of))
+        for one in group.contenders
+    ]
     metafunc.parametrize(("kernel", "case"), pairs, ids=["-".join(pair) for pair in pairs])
 
 
-def git_revision(folder: Any) -> str:
-    """The checked-out commit, "-dirty" if files differ from it; "unknown" outside of a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.benchmark(timer=CLOCK))
+
+
+@dataclass
+class Sitting:
+    """What a run of pytest knows: its record, its journal and its workers."""
+
+    config: pytest.Config
+    selected: dict[str, list[Contender]]
+    record: Record
+    budget: driver.Budget
+    journal: Journal
+    pool: driver.Pool
+    folder: Path
+    begun: float = field(default_factory=time.monotonic)
+
+    def measured(self, group: Group) -> driver.Measured:
+        """The group's measurements, made now unless the journal has them for all rows that are asked for."""
+        kept, rows = self.journal.groups.get(group.name), self.selected[group.name]
+        if kept is not None and all(one.name in kept.cells for one in rows):
+            return kept
+        with progress(self.config, self.begun, list(self.selected).index(group.name), len(self.selected)) as tell:
+            if group.fresh:
+                start = driver.start_of(self.record.machine.threads, self.folder)
+                found = driver.measure_starts(group, rows, start, self.budget, tell)
+            else:
+                peak = None if group.flops == 0 else lambda: driver.fma_peak(self.budget)
+                found = driver.measure(group, rows, self.pool, self.budget, tell, peak)
+        about = {name: said["version"] for name, said in self.pool.about.items() if name in PEERS}
+        self.journal.add(group.name, found, about)
+        self.record.about = self.journal.about
+        return found
+
+    def measure_limits(self) -> None:
+        self.journal.add_limits(self.record.limits_now())
+
+    def finish(self) -> None:
+        """End the workers, and measure the machine once more."""
+        self.pool.close()
+        self.measure_limits()
+
+
+GROUPS = pytest.StashKey[dict[str, Group]]()
+SITTING = pytest.StashKey[Sitting]()
+
+
+class progress:  # noqa: N801 - used as a function
+    """A bar on the terminal while a group is measured, which pytest's own lines do not see; nothing elsewhere."""
+
+    def __init__(self, config: pytest.Config, begun: float, done: int, groups: int) -> None:
+        self.capture = config.pluginmanager.getplugin("capturemanager")
+        self.begun, self.done, self.groups = begun, done, groups
+        self.bar: Any = None
+
+    def _shown(self) -> Any:
+        return self.capture.global_and_fixture_disabled() if self.capture is not None else nullcontext()
+
+    def __enter__(self) -> Callable[[str], None]:
+        with self._shown():
+            if sys.stderr.isatty():
+                from rich.console import Console
+                from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+                columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+                console = Console(stderr=True)
+                streams = {"redirect_stdout": False, "redirect_stderr": False}
+                self.bar = Progress(*columns, console=console, transient=True, auto_refresh=False, **streams)
+                print(file=sys.stderr)
+                self.bar.start()
+                self.task = self.bar.add_task("", total=self.groups, completed=self.done)
+        return self._tell
+
+    def _tell(self, text: str) -> None:
+        if self.bar is not None:
+            spent = time.monotonic() - self.begun
+            left = f", about {spent / self.done * (self.groups - self.done):.0f} s left" if self.done else ""
+            with self._shown():
+                self.bar.update(self.task, description=f"{text}{left}", refresh=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            with self._shown():
+                self.bar.stop()
 
 
 @pytest.fixture(scope="session")
-def run(pytestconfig: pytest.Config) -> Run:
-    state = Run(machine.machine(), git_revision(pytestconfig.rootpath), [machine.fma_rate()])
-    pytestconfig.stash[RUN] = state
-    return state
+def sitting(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iterator[Sitting]:
+    known = groups(pytestconfig)
+    selected: dict[str, list[Contender]] = {}
+    for item in request.session.items:
+        parameters = getattr(item, "callspec", None)
+        if parameters is not None and "kernel" in parameters.params:
+            name, case = parameters.params["kernel"], parameters.params["case"]
+            group = known[f"{case} {name.split('/')[0]}"]
+            selected.setdefault(group.name, []).extend(one for one in group.contenders if one.name == name)
+    options = pytestconfig.option
+    budget = driver.Budget.quick() if options.quick else driver.Budget(turn=0.05 * float(options.benchmark_max_time))
+    if options.benchmark_disable:
+        budget = driver.Budget(1, 0.0, 0.0, 1)
+    record = Record(git_revision(pytestconfig.rootpath), options.quick, networks=testing.NETWORKS)
+    line = record.machine.line()
+    head = {"schema": runs.SCHEMA, "git": record.git, "machine": line, "quick": options.quick, "turn": budget.turn}
+    try:
+        journal = Journal(options.journal, head, options.resume)
+    except CannotResume as error:
+        pytest.exit(f"--resume: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+    record.limits, record.about = journal.limits, journal.about
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        pool = driver.Pool(lambda name: driver.Worker(name, record.machine.threads, folder))
+        state = Sitting(pytestconfig, selected, record, budget, journal, pool, folder)
+        state.measure_limits()
+        pytestconfig.stash[SITTING] = state
+        try:
+            yield state
+        finally:
+            pool.close()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     # Around pytest-benchmark's, which writes the JSON before fixtures of an interrupted run are torn down.
-    state = session.config.stash.get(RUN, None)
+    state = session.config.stash.get(SITTING, None)
     if state is not None:
         state.finish()
     return (yield)
 
 
-class Remembered:
-    """fastconv.testing.expected, computed once for the rows of a group: the reference takes longer than they do."""
-
-    def __init__(self) -> None:
-        self._expected = testing.expected
-        self._kept: dict[object, tuple[np.ndarray, ...]] = {}
-
-    def __call__(self, op: str, problem: Problem, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        key = (op, problem, *(hashlib.sha256(array).digest() for array in arrays))
-        if key not in self._kept:
-            # A group needs two: of the inputs, and of their magnitudes.
-            while len(self._kept) >= 2:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = self._expected(op, problem, arrays)
-        return self._kept[key]
-
-
-@pytest.fixture(autouse=True)
-def all_threads() -> Iterator[None]:
-    """Every row is of as many threads as it says."""
-    with threads.measuring():
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _remembered_expected() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(testing, "expected", Remembered())
-        yield
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """What a row times: a call without arguments that returns the outputs, and what fills those with NaN before."""
-
-    call: Callable[[], tuple[np.ndarray, ...]]
-    poison: Callable[[], None]
-    limit: float
-    scratch_bytes: int
-
-
-def contender(name: str, problem: Problem, arrays: tuple[np.ndarray, ...]) -> Contender:
-    """The kernel or peer `name` on these inputs."""
-    op, algorithm = name.split("/")[:2]
-    own = {kernel.algorithm: kernel for kernel in kernels(op)}
-    if algorithm == PEER:
-        call = torch_peer.contender(op, problem, arrays)
-        return Contender(call, lambda: None, max(kernel.limit for kernel in own.values()), 0)
-    kernel = own[algorithm]
-    outputs = tuple(np.empty(shape, dtype) for shape, dtype in functional.output_shapes(op, problem))
-    scratch = functional.aligned(kernel.scratch(problem), problem.dtype)
-
-    def call() -> tuple[np.ndarray, ...]:
-        kernel.run(problem, *arrays, *outputs, scratch)
-        return outputs
-
-    def poison() -> None:
-        for array in (*outputs, scratch):
-            array.fill(np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).min)
-
-    return Contender(call, poison, kernel.limit, scratch_bytes(kernel, problem))
-
-
-def rounds(seconds: float, longest: float, fewest: int) -> int:
-    """How many rounds of `seconds` to time; `longest` and `fewest` are pytest-benchmark's max_time and min_rounds."""
-    if seconds > longest:
-        return min(fewest, SLOW_ROUNDS)
-    enough = max(ENOUGH_ROUNDS, math.ceil(ENOUGH_SECONDS / seconds))
-    return max(fewest, min(enough, math.ceil(longest / seconds)))
-
-
 @pytest.fixture
-def measure(benchmark: Any, run: Run, pytestconfig: pytest.Config) -> Callable[[str, str], None]:
-    """Time one row, check what the timed call returned, and note what the row must be read with."""
+def measure(request: pytest.FixtureRequest, sitting: Sitting) -> Callable[[str, str], None]:
+    """Give pytest-benchmark a row's times, measuring its group if that is to be done, and note what to read it with."""
 
     def row(name: str, case: str) -> None:
-        op, problem = name.split("/")[0], testing.CASES[case].problem
-        arrays = testing.inputs(op, problem)
-        subject = contender(name, problem, arrays)
-        # The first call may compile.
-        subject.call()
-        start = time.perf_counter()
-        subject.call()
-        once = time.perf_counter() - start
-        options = pytestconfig.option
-        count = rounds(once, float(options.benchmark_max_time), options.benchmark_min_rounds)
-        left = iter(range(1 if benchmark.disabled else count, 0, -1))
+        group = groups(sitting.config)[f"{case} {name.split('/')[0]}"]
+        one = next(one for one in group.contenders if one.name == name)
+        found = sitting.measured(group)
+        cell = found.cells[name]
+        notes = sitting.record.add(group, one, found, f'pytest --benchmark -k "{name}-{case}"')
+        if "absent" in notes:
+            reason = f"{name} on {case}: {notes['absent'] or sitting.record.failure(notes)}"
+            if one.role == "peer":
+                pytest.skip(reason)
+            pytest.fail(reason, pytrace=False)
+        times = iter(cell["times"])
 
-        def before_round() -> None:
-            # Only the last: filling outputs moves the caches that the other rounds are to find as they left them.
-            if next(left) == 1:
-                subject.poison()
+        def replay() -> None:
+            CLOCK.now += next(times)
 
-        benchmark.group = f"{case} {op}"
-        before = machine.fma_rate(seconds=0.0)
-        outputs = benchmark.pedantic(subject.call, setup=before_round, rounds=count)
-        after = machine.fma_rate(seconds=0.0)
-        run.peaks.extend((before, after))
-
-        error = testing.error(op, problem, arrays, outputs)
-        benchmark.extra_info.update(
-            kernel=name,
-            op=op,
-            case=case,
-            flops=problem.flops,
-            bytes=problem.bytes,
-            scratch_bytes=subject.scratch_bytes,
-            error=error,
-            largest_error=testing.largest_error(op, problem, arrays, outputs),
-            limit=subject.limit,
-            machine=run.machine.line(),
-            threads=run.machine.threads,
-            threading_layer=run.machine.threading_layer,
-            isa=run.machine.isa,
-            git=run.git,
-        )
-        if not error <= subject.limit:
-            benchmark.has_error = True
-            if benchmark.stats is not None:
-                # has_error keeps a row out of the JSON, having no times keeps it out of the tables.
-                benchmark.stats.stats.data.clear()
-            pytest.fail(f"{name} on {case}: error {error:.3g} is over its limit {subject.limit:g}", pytrace=False)
-        if benchmark.stats is not None:
-            times = benchmark.stats.stats
-            measured = Row(times.median, times.min, min(before, after), benchmark.extra_info)
-            run.rows.setdefault(benchmark.group, {})[name] = measured
+        benchmark = request.getfixturevalue("benchmark")
+        benchmark.group = group.name
+        benchmark.extra_info.update(notes)
+        CLOCK.now = 0.0
+        benchmark.pedantic(replay, rounds=len(cell["times"]))
 
     return row
 
@@ -247,90 +250,22 @@ def measure(benchmark: Any, run: Run, pytestconfig: pytest.Config) -> Callable[[
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     # Not in machine_info: pytest-benchmark compares that between runs, and no two runs see the same peak.
-    state = config.stash.get(RUN, None)
+    state = config.stash.get(SITTING, None)
     if state is not None:
-        peaks = {"start": state.peaks[0], "end": state.peaks[-1], "best": max(state.peaks)}
-        peers = {PEER: torch_peer.VERSION} if torch_peer.INSTALLED else {}
-        output_json["fastconv"] = {"machine": state.machine.line(), "git": state.git, "fma_peak": peaks, "peers": peers}
-
-
-def of_tiles(rows: dict[str, dict[str, Row]]) -> Iterator[tuple[str, str, str]]:
-    """Cells for each kernel that computes outputs in transformed tiles: its worst error and on which case."""
-    names = {kernel.name for kernel in kernels() if kernel.spread}
-    worst: dict[str, Row] = {}
-    for row in (row for group in rows.values() for name, row in group.items() if name in names):
-        name = row.notes["kernel"]
-        if name not in worst or row.notes["largest_error"] > worst[name].notes["largest_error"]:
-            worst[name] = row
-    for name in sorted(worst):
-        notes = worst[name].notes
-        yield name, f"{notes['largest_error']:.1e}", notes["case"]
-
-
-def columns(table: list[tuple[str, ...]], sides: str) -> Iterator[str]:
-    """The lines of a table, cells aligned as `sides` says."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        yield "  ".join(f"{cell:{side}{width}}" for cell, width, side in zip(line, widths, sides, strict=True))
-
-
-def versus_peer(rows: dict[str, dict[str, Row]]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Cells for each group that the peer is in: the fastest kernel against it, and a ratio only of steady times."""
-    for group, members in rows.items():
-        own = {name: row for name, row in members.items() if not name.endswith(f"/{PEER}")}
-        peer = next((row for name, row in members.items() if name not in own), None)
-        if peer is not None and own:
-            name, best = min(own.items(), key=lambda item: item[1].median)
-            steady = best.notes["steady"] and peer.notes["steady"]
-            ratio = f"{peer.median / best.median:.2f}" if steady else "unsteady"
-            yield group, name, f"{best.median * 1e3:.3f}", f"{peer.median * 1e3:.3f}", ratio
-
-
-def without_peer() -> dict[str, list[str]]:
-    """The operations that the peer has no rows of where it has some of the case, by the reason."""
-    found: dict[str, list[str]] = {}
-    for case in testing.CASES.values():
-        if case.small or torch_peer.unsupported(case.problem) is not None:
-            continue
-        for op in operations(case.problem):
-            reason = torch_peer.unsupported(case.problem, op)
-            if reason is not None and op not in found.setdefault(reason, []):
-                found[reason].append(op)
-    return found
+        output_json["fastconv"] = state.record.head()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    state = config.stash.get(RUN, None)
-    if state is None:
+    state = config.stash.get(SITTING, None)
+    if state is None or not state.record.notes:
         return
-    write = terminalreporter.write_line
+    from rich.console import Console
+
+    from fastconv.report import terminal
+
     terminalreporter.section("fastconv")
-    write(state.machine.line())
-    first, last, best = state.peaks[0], state.peaks[-1], max(state.peaks)
-    write(f"FMA peak: {first / 1e9:.0f} GFLOP/s at start, {last / 1e9:.0f} at end, {best / 1e9:.0f} at best")
-    if max(first, last) > (1 + DRIFT) * min(first, last):
-        moved = 100 * (1 - min(first, last) / max(first, last))
-        write(f"WARNING: the peak moved by {moved:.0f} %: something else ran on this machine; run again", yellow=True)
-    rows = [row for group in state.rows.values() for row in group.values()]
-    unsteady = sum(not row.notes["steady"] for row in rows)
-    if unsteady:
-        write(f"WARNING: {unsteady} of {len(rows)} rows are unsteady: their times say little; run again", yellow=True)
-    errors = [("computed in tiles", "error / largest output", "case"), *of_tiles(state.rows)]
-    if len(errors) > 1:
-        for line in columns(errors, "<><"):
-            write(line)
-    if not torch_peer.INSTALLED:
-        write("torch is not installed, so there are no peer rows; pip install torch adds them")
-        return
-    write(f"peer: torch {torch_peer.VERSION}, {state.machine.threads} threads, in this process")
-    for case in testing.CASES.values():
-        reason = None if case.small else torch_peer.unsupported(case.problem)
-        if reason is not None:
-            write(f"torch has no rows on {case.name}: {reason}")
-    for reason, ops in without_peer().items():
-        write(f"torch has no rows of {', '.join(ops)}: {reason}")
-    table = [("group", "fastest kernel", "ms", "torch ms", "torch / kernel"), *versus_peer(state.rows)]
-    if len(table) > 1:
-        for line in columns(table, "<<>>>"):
-            write(line)
+    missing = [name for name in PEERS if name not in wanted_peers(config)]
+    if missing and config.option.peers is None:
+        terminalreporter.write_line(f"not installed, so not measured: {', '.join(missing)}; make bench-env makes them")
+    terminal.show(state.record.run(), Console(file=sys.stdout))

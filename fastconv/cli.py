@@ -7,22 +7,25 @@ import argparse
 import ast
 import logging
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastconv import machine, models, testing, tuning
 from fastconv.nn import init
 from fastconv.problem import DTYPES, GATES, ConvProblem, LinearProblem, PoolProblem, Problem, RecurrentProblem
 from fastconv.registry import OPS, explain, has_meaning, operations
+from fastconv.report import runs
 from fastconv.summarize import Summary, summary
 from fastconv.warmup import Warmed, warmup
 
 _SHAPES = {
-    "conv2d": "N C H W O KH KW",
-    "max_pool2d": "N C H W KH KW",
-    "avg_pool2d": "N C H W KH KW",
+    "conv2d": "N C H W O KH [KW]",
+    "max_pool2d": "N C H W KH [KW]",
+    "avg_pool2d": "N C H W KH [KW]",
     "linear": "M IN OUT",
     **dict.fromkeys(GATES, "T B IN HIDDEN"),
 }
@@ -46,21 +49,27 @@ def _parser() -> argparse.ArgumentParser:
     warm.add_argument("--ops", nargs="+", choices=OPS, metavar="OP", help=f"tune only these of {', '.join(OPS)}")
     warm.add_argument("--seconds", type=float, help="how long tuning measures, about (default: 60)")
 
-    shown = commands.add_parser(
-        "explain",
-        help="every kernel for a problem, and which is chosen",
-        description="Problems: " + "; ".join(f"{op} {sizes}" for op, sizes in _SHAPES.items()) + "; or a case's name.",
-    )
-    shown.add_argument("problem", help=f"{', '.join(_SHAPES)}, or one of: {', '.join(testing.CASES)}")
-    shown.add_argument("sizes", nargs="*", type=int)
-    for name in ("stride", "padding", "dilation"):
-        shown.add_argument(
-            f"--{name}", nargs="+", default=None, help="an int or two" + ("; same" * (name == "padding"))
-        )
-    shown.add_argument("--groups", type=int, default=None)
-    shown.add_argument("--dtype", choices=DTYPES, default=None)
+    problems = "Problems: " + "; ".join(f"{op} {sizes}" for op, sizes in _SHAPES.items()) + "; or a case's name."
+    shown = commands.add_parser("explain", help="every kernel for a problem, and which is chosen", description=problems)
+    _add_problem(shown, None)
     shown.add_argument("--kept", action="store_true", help="as a layer in evaluation, which keeps prepared weights")
     shown.add_argument("--measure", action="store_true", help="run every kernel: time, GFLOP/s, share of peak, error")
+
+    timed = commands.add_parser(
+        "bench",
+        help="every kernel and every installed peer on a layer or a model of your own",
+        description="Measure a layer, or all layers of a model, by every kernel and every other runtime that is "
+        "installed here or has an environment in .bench, in turn, each runtime in a process of its own. " + problems,
+    )
+    _add_problem(timed, "?")
+    timed.add_argument("--gradients", action="store_true", help="the gradients, too")
+    timed.add_argument("--model", metavar="FILE.py:FUNCTION", help="what builds a model, or a model of fastconv.models")
+    timed.add_argument("--input", metavar="N,C,H,W", help="the model's input, with the batch")
+    timed.add_argument("--options", nargs="+", default=[], metavar="name=value", help="what the model is built with")
+    timed.add_argument("--peers", metavar="A,B", help="the other runtimes, or none (default: all that are installed)")
+    timed.add_argument("--algorithms", metavar="A,B", help="of ours (default: all)")
+    timed.add_argument("--quick", action="store_true", help="three rounds: to see, not to quote")
+    timed.add_argument("--json", type=Path, metavar="FILE", help="keep what is found for `fastconv report`")
 
     listed = commands.add_parser("summary", help="the layers of a network: output shapes, parameters, memory")
     listed.add_argument("model", help=f"one of: {', '.join(models.BUILDERS)}")
@@ -72,23 +81,46 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _summary(args: argparse.Namespace) -> Summary:
-    """What `fastconv summary` shows."""
-    if args.model not in models.BUILDERS:
-        raise ValueError(f"model={args.model!r}: needs one of {', '.join(models.BUILDERS)}")
+def _add_problem(parser: argparse.ArgumentParser, many: str | None) -> None:
+    """The arguments that name a problem; many: "?" where there need not be one."""
+    names = f"{', '.join(_SHAPES)}, or one of: {', '.join(testing.CASES)}"
+    parser.add_argument("problem", nargs=many, help=names)
+    parser.add_argument("sizes", nargs="*", type=int)
+    for name in ("stride", "padding", "dilation"):
+        parser.add_argument(
+            f"--{name}", nargs="+", default=None, help="an int or two" + ("; same" * (name == "padding"))
+        )
+    parser.add_argument("--groups", type=int, default=None)
+    parser.add_argument("--dtype", choices=DTYPES, default=None)
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """name=value words as arguments."""
     options: dict[str, Any] = {}
-    for word in args.options:
+    for word in words:
         name, _, value = word.partition("=")
         try:
             options[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError) as error:
             raise ValueError(f"options={word!r}: needs name=value with a number, True, False or None") from error
-    size = args.input.split(",")
+    return options
+
+
+def _sizes(text: str, example: str) -> tuple[int, ...]:
+    size = text.split(",")
     if not all(n.strip().isdecimal() for n in size):
-        raise ValueError(f"input={args.input!r}: needs a shape without the batch, such as 3,224,224")
+        raise ValueError(f"input={text!r}: needs {example}")
+    return tuple(map(int, size))
+
+
+def _summary(args: argparse.Namespace) -> Summary:
+    """What `fastconv summary` shows."""
+    if args.model not in models.BUILDERS:
+        raise ValueError(f"model={args.model!r}: needs one of {', '.join(models.BUILDERS)}")
+    options, size = _options(args.options), _sizes(args.input, "a shape without the batch, such as 3,224,224")
     with init.skipped():
         model = models.BUILDERS[args.model](**options)
-    return summary(model, tuple(map(int, size)), args.batch_size)
+    return summary(model, size, args.batch_size)
 
 
 def _window(values: Sequence[str] | None, default: object) -> object:
@@ -110,6 +142,8 @@ def _problem(args: argparse.Namespace) -> tuple[Problem, list[str] | None]:
     if args.problem not in _SHAPES:
         raise ValueError(f"problem={args.problem!r}: needs one of {', '.join(_SHAPES)}, or a case's name")
     names, sizes = _SHAPES[args.problem].split(), args.sizes
+    if names[-1] == "[KW]" and len(sizes) == len(names) - 1:
+        sizes = [*sizes, sizes[-1]]
     if len(sizes) != len(names):
         raise ValueError(f"sizes={sizes}: {args.problem} needs {len(names)}: {' '.join(names)}")
     taken = {
@@ -142,6 +176,51 @@ def _problem(args: argparse.Namespace) -> tuple[Problem, list[str] | None]:
     return pool, [op for op in operations(pool) if op.startswith(kind) and has_meaning(op, pool)]
 
 
+def _bench(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    """`fastconv bench`."""
+    try:
+        from rich.console import Console
+
+        from fastconv.report import terminal
+    except ImportError as error:
+        parser.error(f"bench needs {error.name}: pip install 'fastconv[bench]'")
+    from fastconv import benchmark
+
+    networks: dict[str, list[tuple[str, str]]] = {}
+    model = None
+    try:
+        if (args.model is None) == (args.problem is None):
+            raise ValueError("needs a problem, or --model and --input")
+        if (args.model is None) != (args.input is None):
+            raise ValueError("--model and --input belong together")
+        if args.model is not None:
+            shape = _sizes(args.input, "a shape with the batch, such as 1,3,224,224")
+            model = benchmark.load_model(args.model, _options(args.options))
+            found = benchmark.layers(model, shape)
+            first: dict[Problem, str] = {}
+            networks = {args.model: [(name, first.setdefault(problem, name)) for name, _, problem in found]}
+            wanted = [(name, op, problem) for name, op, problem in found if first[problem] == name]
+        else:
+            problem, ops = _problem(args)
+            name = args.problem if args.problem in testing.CASES else "layer"
+            ops = [op for op in ops or operations(problem) if has_meaning(op, problem)]
+            wanted = [(name, op, problem) for op in ops[: None if args.gradients else 1]]
+        peers = None if args.peers is None else [name for name in args.peers.split(",") if name not in ("", "none")]
+        algorithms = None if args.algorithms is None else args.algorithms.split(",")
+        command = shlex.join(["fastconv", *sys.argv[1:]])
+        data = benchmark.measure(wanted, peers, algorithms, args.quick, command, networks)
+    except (ValueError, TypeError) as error:
+        parser.error(str(error))
+    if args.json is not None:
+        benchmark.save(data, args.json)
+    run, console = runs.read(data), Console()
+    if model is None:
+        terminal.show(run, console, rows=True)
+    else:
+        benchmark.show_layers(run, benchmark.whole(model, shape), console)
+    return 1 if any(row.role != runs.PEER for row in run.failures) else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = _parser()
@@ -171,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.tune:
             fits = tuning.tune(args.ops or tuple(OPS), args.seconds or 60.0, lambda text: print(text, file=sys.stderr))
             print(*tuning.table(fits), sep="\n")
+    elif args.command == "bench":
+        return _bench(parser, args)
     elif args.command == "summary":
         try:
             print(_summary(args))

@@ -124,9 +124,24 @@ _BENCH: dict[str, Problem] = {
     "lenet-fc3": _linear(64, 84, 10, bias=True),
     "gemm-512": _linear(512, 512, 512),
     "gemm-1024": _linear(1024, 1024, 1024),
+    "tiny": _conv(1, 1, 6, 8, 1, 1, 2, bias=True),
     "vgg1_1": _conv(1, 3, 224, 224, 64, 3, 3, padding=1, bias=True),
+    "vgg1_2": _conv(1, 64, 224, 224, 64, 3, 3, padding=1, bias=True),
+    "vgg-pool1": _pool(1, 64, 224, 224, 2, 2),
+    "vgg2_1": _conv(1, 64, 112, 112, 128, 3, 3, padding=1, bias=True),
+    "vgg2_2": _conv(1, 128, 112, 112, 128, 3, 3, padding=1, bias=True),
+    "vgg-pool2": _pool(1, 128, 112, 112, 2, 2),
+    "vgg3_1": _conv(1, 128, 56, 56, 256, 3, 3, padding=1, bias=True),
     "vgg3_2": _conv(1, 256, 56, 56, 256, 3, 3, padding=1, bias=True),
+    "vgg-pool3": _pool(1, 256, 56, 56, 2, 2),
+    "vgg4_1": _conv(1, 256, 28, 28, 512, 3, 3, padding=1, bias=True),
+    "vgg4_2": _conv(1, 512, 28, 28, 512, 3, 3, padding=1, bias=True),
+    "vgg-pool4": _pool(1, 512, 28, 28, 2, 2),
     "vgg5": _conv(1, 512, 14, 14, 512, 3, 3, padding=1, bias=True),
+    "vgg-pool5": _pool(1, 512, 14, 14, 2, 2),
+    "vgg-fc6": _linear(1, 25088, 4096, bias=True),
+    "vgg-fc7": _linear(1, 4096, 4096, bias=True),
+    "vgg-fc8": _linear(1, 4096, 1000, bias=True),
     "resnet-stem": _conv(1, 3, 224, 224, 64, 7, 7, stride=2, padding=3),
     "resnet-1x1": _conv(1, 256, 56, 56, 64, 1, 1),
     "resnet-stride-2": _conv(1, 128, 56, 56, 128, 3, 3, stride=2, padding=1),
@@ -135,6 +150,8 @@ _BENCH: dict[str, Problem] = {
     "pool-2x2-112": _pool(8, 64, 112, 112, 2, 2),
     "pool-3x3-112": _pool(8, 64, 112, 112, 3, 3, stride=2, padding=1),
     "lstm-question": _recurrent("lstm", 30, 1, 300, 512),
+    "lstm-question-2": _recurrent("lstm", 30, 1, 512, 512),
+    "question-fc": _linear(1, 2048, 1024, bias=True),
     "lstm-question-32": _recurrent("lstm", 30, 32, 300, 512),
     "lstm-128": _recurrent("lstm", 100, 1, 64, 128),
     "lstm-vowels": _recurrent("lstm", 29, 32, 12, 64, directions=2, ragged=True),
@@ -146,6 +163,44 @@ _BENCH: dict[str, Problem] = {
 
 CASES: Mapping[str, Case] = {
     name: Case(name, problem, table is _SMALL) for table in (_SMALL, _BENCH) for name, problem in table.items()
+}
+
+# Networks by their layers in order, each (its name, its case), for one image or one question; activations, dropout and
+# the embedding, which has no kernel, are left out.
+NETWORKS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "VGG16": (
+        ("conv1_1", "vgg1_1"),
+        ("conv1_2", "vgg1_2"),
+        ("pool1", "vgg-pool1"),
+        ("conv2_1", "vgg2_1"),
+        ("conv2_2", "vgg2_2"),
+        ("pool2", "vgg-pool2"),
+        ("conv3_1", "vgg3_1"),
+        ("conv3_2", "vgg3_2"),
+        ("conv3_3", "vgg3_2"),
+        ("pool3", "vgg-pool3"),
+        ("conv4_1", "vgg4_1"),
+        ("conv4_2", "vgg4_2"),
+        ("conv4_3", "vgg4_2"),
+        ("pool4", "vgg-pool4"),
+        ("conv5_1", "vgg5"),
+        ("conv5_2", "vgg5"),
+        ("conv5_3", "vgg5"),
+        ("pool5", "vgg-pool5"),
+        ("fc6", "vgg-fc6"),
+        ("fc7", "vgg-fc7"),
+        ("fc8", "vgg-fc8"),
+    ),
+    "LeNet-5, 64 images": (
+        ("conv1", "lenet-conv1"),
+        ("pool1", "lenet-pool1"),
+        ("conv2", "lenet-conv2"),
+        ("pool2", "lenet-pool2"),
+        ("fc1", "lenet-fc1"),
+        ("fc2", "lenet-fc2"),
+        ("fc3", "lenet-fc3"),
+    ),
+    "QstEncoder": (("lstm, layer 1", "lstm-question"), ("lstm, layer 2", "lstm-question-2"), ("fc", "question-fc")),
 }
 
 
@@ -244,42 +299,66 @@ def terms(op: str, problem: Problem) -> int:
     return int(counts[op])
 
 
+class Oracle:
+    """What `op` on these inputs must give, computed once for all kernels that are compared with it."""
+
+    def __init__(self, op: str, problem: Problem, arrays: tuple[Array, ...]) -> None:
+        self.op, self.problem, self.arrays = op, problem, arrays
+        self.wanted = expected(op, problem, arrays)
+        self._bound: Array | None = None
+
+    def _scale(self, finite: Array) -> float:
+        """The largest of the operation on the magnitudes of the inputs."""
+        if self._bound is None:
+            # max_pool2d_grad's x only says where gradients go.
+            kept = 1 if self.op == "max_pool2d_grad" else 0
+            magnitudes = (*self.arrays[:kept], *(np.abs(array) for array in self.arrays[kept:]))
+            plain = replace(self.problem, activation="") if isinstance(self.problem, ConvProblem) else self.problem
+            self._bound = expected(self.op, plain, magnitudes)[0]
+            if plain != self.problem:
+                self._bound = np.maximum(self._bound, np.abs(self.wanted[0]))
+        # An activation may make a finite number of an infinite one.
+        return float(np.max(self._bound[finite & np.isfinite(self._bound)], initial=0.0))
+
+    def error(self, outputs: tuple[Array, ...]) -> float:
+        """The one error measure; see `error`."""
+        if isinstance(self.problem, RecurrentProblem):
+            return testing_rnn.error(self.op, self.problem, self.arrays, self.wanted, outputs)
+        if self.op in ("max_pool2d", "max_pool2d_with_indices"):
+            same = all(np.array_equal(y, r, equal_nan=True) for y, r in zip(outputs, self.wanted, strict=True))
+            return 0.0 if same else float("inf")
+        y, ref = outputs[0].astype(np.float64), self.wanted[0]
+        finite = np.isfinite(ref)
+        if y.shape != ref.shape or not np.array_equal(y[~finite], ref[~finite], equal_nan=True):
+            return float("inf")
+        scale = self._scale(finite)
+        difference = float(np.max(np.abs(y[finite] - ref[finite]), initial=0.0))
+        if not np.isfinite(difference):
+            return float("inf")
+        if scale == 0.0:
+            return 0.0 if difference == 0.0 else float("inf")
+        unit = float(np.finfo(self.problem.dtype).eps) * math.sqrt(terms(self.op, self.problem)) * scale
+        return difference / unit
+
+    def largest_error(self, outputs: tuple[Array, ...]) -> float:
+        """max |y − ref| as a share of max |ref|; see `largest_error`."""
+        if outputs[0].shape != self.wanted[0].shape:
+            return float("inf")
+        difference = float(np.max(np.abs(outputs[0].astype(np.float64) - self.wanted[0]), initial=0.0))
+        largest = float(np.max(np.abs(self.wanted[0]), initial=0.0))
+        return 0.0 if difference == 0 else difference / largest if largest else float("inf")
+
+
 def error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[Array, ...]) -> float:
     """The one error measure: max |y − ref| / (eps · √terms · max of the operation on |inputs|), ref in float64.
 
     A single rounding is at most 1/2 in these units, and a plain sum of random terms stays about there, whatever its
     length and dtype: a limit of 1 leaves no room for a wrong term. Activations change no output by more than what they
     are applied to, so they have no part in the operation on |inputs|; a sigmoid may be larger than that, and is then
-    the scale itself. Max pooling
-    selects, so anything but equality is infinite; so are NaN or inf where the reference has none, or none where it has.
+    the scale itself. Max pooling selects, so anything but equality is infinite; so are NaN or inf where the reference
+    has none, or none where it has.
     """
-    wanted = expected(op, problem, arrays)
-    if isinstance(problem, RecurrentProblem):
-        return testing_rnn.error(op, problem, arrays, wanted, outputs)
-    if op in ("max_pool2d", "max_pool2d_with_indices"):
-        same = all(np.array_equal(y, r, equal_nan=True) for y, r in zip(outputs, wanted, strict=True))
-        return 0.0 if same else float("inf")
-    y, ref = outputs[0].astype(np.float64), wanted[0]
-    finite = np.isfinite(ref)
-    if y.shape != ref.shape or not np.array_equal(y[~finite], ref[~finite], equal_nan=True):
-        return float("inf")
-    # max_pool2d_grad's x only says where gradients go.
-    magnitudes = arrays if op == "max_pool2d_grad" else tuple(np.abs(a) for a in arrays)
-    if op == "max_pool2d_grad":
-        magnitudes = (arrays[0], np.abs(arrays[1]))
-    plain = replace(problem, activation="") if isinstance(problem, ConvProblem) else problem
-    bound = expected(op, plain, magnitudes)[0]
-    if plain != problem:
-        bound = np.maximum(bound, np.abs(ref))
-    # An activation may make a finite number of an infinite one.
-    scale = float(np.max(bound[finite & np.isfinite(bound)], initial=0.0))
-    difference = float(np.max(np.abs(y[finite] - ref[finite]), initial=0.0))
-    if not np.isfinite(difference):
-        return float("inf")
-    if scale == 0.0:
-        return 0.0 if difference == 0.0 else float("inf")
-    unit = float(np.finfo(problem.dtype).eps) * math.sqrt(terms(op, problem)) * scale
-    return difference / unit
+    return Oracle(op, problem, arrays).error(outputs)
 
 
 def largest_error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs: tuple[Array, ...]) -> float:
@@ -287,7 +366,4 @@ def largest_error(op: str, problem: Problem, arrays: tuple[Array, ...], outputs:
 
     0 for outputs that are all zero, as they are to be, and for no outputs at all.
     """
-    wanted = expected(op, problem, arrays)[0]
-    difference = float(np.max(np.abs(outputs[0].astype(np.float64) - wanted), initial=0.0))
-    largest = float(np.max(np.abs(wanted), initial=0.0))
-    return 0.0 if difference == 0 else difference / largest if largest else float("inf")
+    return Oracle(op, problem, arrays).largest_error(outputs)

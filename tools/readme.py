@@ -1,60 +1,87 @@
-"""Write README's results: measure now, on this machine, and replace the block between the two marks.
+"""Write README's results from a run: `make bench-full readme`, or `python tools/readme.py RUN.json`.
 
-make readme
+Replaces the block between the two marks. A quick run, or one whose machine's limits moved, is refused.
 """
 
 from __future__ import annotations
 
-import datetime
 import re
+import sys
 from pathlib import Path
 
-from fastconv import machine, measure, testing
-from fastconv.registry import choose, kernels, operations
+from fastconv.report import runs
 
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
-CASES = ("lenet-conv1", "lenet-conv2", "lenet-pool1", "lenet-fc1", "vgg3_2", "gemm-512")
+BEGIN, END = "<!-- results: written by `make bench-full readme` -->", "<!-- end of results -->"
+
+GROUPS = (
+    *(f"{name} conv2d" for name in ("vgg1_1", "vgg1_2", "vgg2_2", "vgg3_2", "vgg4_2", "vgg5")),
+    *(f"{name} conv2d" for name in ("resnet-stem", "resnet-1x1", "resnet-stride-2", "alexnet-conv2", "depthwise")),
+    *(f"{name} conv2d" for name in ("lenet-conv1", "lenet-conv2")),
+    "vgg3_2 conv2d_grad_input",
+    "vgg3_2 conv2d_grad_weight",
+    "pool-2x2-112 max_pool2d",
+    "gemm-512 linear",
+    "lstm-question lstm",
+    "gru-128-16 gru",
+    "vgg16-1 network",
+    "vgg3_2-4 gradients",
+    "lenet5-64 step",
+    "lstm_32 network",
+    "gru_32 gradients",
+    "bilstm_lengths network",
+)
 
 
-def rows(name: str) -> list[str]:
-    """A table row for each operation of a case: its chosen kernel, against the naive one."""
-    problem = testing.CASES[name].problem
-    lines = []
-    for op in operations(problem):
-        contenders = [kernel for kernel in kernels(op) if testing.serves(kernel, problem)]
-        if ("gemm" in name and op != "linear") or op.startswith("avg") or not contenders:
-            continue
-        found = {m.kernel.algorithm: m for m in measure.compare(contenders, problem, 0.3)}
-        best, naive = found[choose(op, problem).algorithm], found["naive"]
-        if not best.passed:
-            raise SystemExit(f"{best.kernel.name}: error {best.error} over its limit {best.kernel.limit}")
-        spread = f"{best.low * 1e3:.3g}–{best.high * 1e3:.3g}"
-        cells = (
-            name,
-            f"`{best.kernel.name}`",
-            f"{best.seconds * 1e3:.3g} ({spread})",
-            f"{best.rate / 1e9:.3g}",
-            f"{100 * best.share:.0f} %",
-            f"{measure.scratch_bytes(best.kernel, problem) / 1024:.0f}",
-            f"{best.error:.2f}",
-            f"{naive.seconds / best.seconds:.0f}×",
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def figure(seconds: float) -> str:
+    """Milliseconds to three digits."""
+    return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
 
 
-def results() -> str:
+def row(group: runs.Group) -> str:
+    """A table row: the kernel that `auto` chose, its time, and the best peer's."""
+    own, peer, ratio = group.own, group.best_peer(), group.ratio()
+    if own is None or not own.valid:
+        raise SystemExit(f"{group.name}: {own.failure or own.absent if own is not None else 'was not measured'}")
+    share = f"{100 * own.share:.0f} %" if own.share == own.share else ""
+    cells = (
+        group.name,
+        own.problem,
+        f"`{own.kernel}`" if own.kernel else "",
+        f"{figure(own.seconds)} ({figure(own.low)}–{figure(own.high)})",
+        share,
+        f"{own.error:.0e}",
+        f"{peer.runtime} {figure(peer.seconds)}" if peer is not None else "",
+        f"{ratio:.2f}" if ratio is not None else "",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def results(run: runs.Run) -> str:
     """The block of text."""
+    found = runs.summary(run)
+    limits = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in run.ceiling.items())
+    versions = ", ".join(run.peers.values())
     lines = [
         BEGIN,
         "",
-        f"{datetime.date.today()}, {machine.machine().line()}.",
-        f"Packed matrix product, {machine.product_share()}.",
+        f"{run.date[:10]}, revision {run.git}, {run.machine}. Limits: {limits} (GFLOP/s, GB/s). Peers: {versions}.",
         "",
-        "| case | chosen kernel | ms (quartiles) | GFLOP/s | of FMA peak | scratch KiB | error | naive takes |",
+    ]
+    if found.to_best is not None and found.worst is not None and found.best is not None:
+        torch = f", {found.to_torch:.2f} of PyTorch's over {found.torch_cases}" if found.to_torch is not None else ""
+        lines += [
+            f"Over all {found.cases} groups with a peer, fastconv's time is {found.to_best:.2f} of the best peer's "
+            f"(geometric mean{torch}): from {found.best[1]:.2f} ({found.best[0]}) to {found.worst[1]:.2f} "
+            f"({found.worst[0]}); {len(found.won)} won, {len(found.ties)} ties, {len(found.lost)} lost"
+            + (f" ({', '.join(found.lost)})" if found.lost else "")
+            + f", {len(found.failed)} FAIL.",
+            "",
+        ]
+    lines += [
+        "| case, operation | problem | chosen kernel | ms (quartiles) | of FMA peak | error | best peer, ms | ratio |",
         "|---|---|---|---|---|---|---|---|",
-        *(row for name in CASES for row in rows(name)),
+        *(row(run.groups[name]) for name in GROUPS),
         "",
         END,
     ]
@@ -62,11 +89,17 @@ def results() -> str:
 
 
 def main() -> None:
+    run = runs.load(sys.argv[1])
+    missing = [name for name in GROUPS if name not in run.groups]
+    if run.quick or missing:
+        raise SystemExit(
+            f"{run.path}: needs a full run, this one has no {', '.join(missing) or 'more than a few rounds'}"
+        )
     text = README.read_text(encoding="utf-8")
     block = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
     if not block.search(text):
         raise SystemExit(f"{README}: has no block from {BEGIN!r} to {END!r}")
-    README.write_text(block.sub(lambda _: results(), text), encoding="utf-8")
+    README.write_text(block.sub(lambda _: results(run), text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,104 +1,57 @@
-"""What is measured, and how fast it is to be. Shapes that tests and benchmarks share are fastconv.testing's."""
+"""Work that is more than one operation: networks, training, starts. And how fast fastconv is to be, of all groups.
+
+Single operations are fastconv.testing's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from bench.peers.recurrent import is_recurrent, shapes
-from bench.peers.work import Arrays
 from fastconv import testing
-from fastconv.problem import ConvProblem, PoolProblem, Problem
+
+from .recurrent import is_recurrent, shapes
+from .work import Arrays
 
 # The runtimes that train, and those whose start is measured.
 TRAINING = ("torch", "torch_channels_last")
 STARTING = ("torch",)
 
-# The cases of the geometric mean, and its bar.
-VGG_LAYERS = ("vgg1_2", "vgg2_2", "vgg3_2", "vgg4_2", "vgg5")
-VGG_LAYERS_BAR = 0.60
-
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Work and its bars: `ratio` of the best peer's time at most, `seconds` at most, `share` of the FMA peak at least.
+    """Work and what is asked of it.
 
-    None where there is none. problem: what a single layer is to kernels, whose limit its error must keep. peers: the
-    only ones that take part; against: the only ones that the ratio is of. fresh: measured from the start of a new
-    process, with a compiler cache that is "filled" or "empty". flops: those that the FMA peak is a limit of. dense: of
-    work with lengths, the same without, which fastconv does in the same rounds; `per_step`: its time for a step that is
-    no padding by that of a dense step, at most.
+    goal: "ratio", of the best peer's time at most; "seconds" at most; "share", of the FMA peak at least; "per_step", of
+    work with lengths, fastconv's time for a step that is no padding by that of a dense step at most. peers: the only
+    ones that take part. fresh: measured from the start of a new process, with a compiler cache that is "filled" or
+    "empty". flops: those that the FMA peak is a limit of. dense: of work with lengths, the same without, which fastconv
+    does in the same rounds.
     """
 
     name: str
     work: dict[str, Any]
-    ratio: float | None = None
-    seconds: float | None = None
-    problem: Problem | None = None
+    goal: Mapping[str, float]
+    text: str
     peers: tuple[str, ...] | None = None
     fresh: str = ""
-    share: float | None = None
     flops: float | None = None
-    against: tuple[str, ...] | None = None
     dense: dict[str, Any] | None = None
-    per_step: float | None = None
+    quick: bool = False
 
 
 def _conv(c: int, o: int, kernel: int, stride: int = 1, padding: int = 0) -> dict[str, Any]:
-    pairs = {"kernel": [kernel] * 2, "stride": [stride] * 2, "padding": [padding] * 2}
+    pairs = {"kernel": [kernel] * 2, "stride": [stride] * 2, "padding": [padding] * 2, "dilation": [1, 1]}
     return {"op": "conv", "in": c, "out": o, **pairs, "groups": 1, "bias": True}
 
 
 def _pool(kind: str, kernel: int) -> dict[str, Any]:
-    return {"op": f"{kind}pool", "kernel": [kernel] * 2, "stride": [kernel] * 2, "padding": [0, 0]}
+    return {"op": f"{kind}pool", "kernel": [kernel] * 2, "stride": [kernel] * 2, "padding": [0, 0], "dilation": [1, 1]}
 
-
-def layer(problem: Problem, pool: str = "max") -> dict[str, Any]:
-    """The layer that `problem` is of; a PoolProblem fits "max" and "avg"."""
-    if isinstance(problem, PoolProblem):
-        kind: dict[str, Any] = {"op": f"{pool}pool"}
-    else:
-        assert isinstance(problem, ConvProblem)
-        names = {"in": problem.c, "out": problem.o, "groups": problem.groups, "bias": problem.bias}
-        kind = {"op": "conv", **names}
-    top, bottom, left, right = problem.padding
-    if (top, left) != (bottom, right) or problem.dilation != (1, 1):
-        raise ValueError(f"{problem}: needs the same padding on both sides and no dilation")
-    return {**kind, "kernel": [problem.kh, problem.kw], "stride": list(problem.stride), "padding": [top, left]}
-
-
-def _single(name: str, problem: Problem, kind: str = "forward", pool: str = "max", **bars: Any) -> Case:
-    work = {"kind": kind, "shape": list(problem.input_shape), "layers": [layer(problem, pool)]}
-    if kind == "forward":
-        return Case(name, work, problem=problem, **bars)
-    return Case(name, work, peers=TRAINING, **bars)
-
-
-def _vgg(channels: int, size: int) -> ConvProblem:
-    shape = (channels, channels, 3, 3)
-    return ConvProblem.make((1, channels, size, size), shape, padding=1, bias=True)
-
-
-# The convolutions, by the names of the report: problem and bar.
-CONVOLUTIONS: Mapping[str, tuple[Problem, float]] = {
-    "vgg1_1": (testing.CASES["vgg1_1"].problem, 1.0),
-    "vgg1_2": (_vgg(64, 224), 0.7),
-    "vgg2_2": (_vgg(128, 112), 0.7),
-    "vgg3_2": (testing.CASES["vgg3_2"].problem, 0.7),
-    "vgg4_2": (_vgg(512, 28), 0.7),
-    "vgg5": (testing.CASES["vgg5"].problem, 0.7),
-    "stem": (testing.CASES["resnet-stem"].problem, 1.0),
-    "1x1": (testing.CASES["resnet-1x1"].problem, 1.0),
-    "stride2": (testing.CASES["resnet-stride-2"].problem, 1.0),
-    "alex2": (testing.CASES["alexnet-conv2"].problem, 1.0),
-    "depthwise": (testing.CASES["depthwise"].problem, 1.0),
-    "lenet1": (testing.CASES["lenet-conv1"].problem, 1.0),
-    "lenet2": (testing.CASES["lenet-conv2"].problem, 1.0),
-}
 
 # VGG16's features, Simonyan and Zisserman 2015, table 1, D: channels of 3×3 convolutions with ReLU, "M" a 2×2 maximum.
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
@@ -120,39 +73,85 @@ def vgg16() -> list[dict[str, Any]]:
 def lenet5() -> list[dict[str, Any]]:
     """examples/lenet.py's network, for (n, 1, 28, 28)."""
     tanh, pool = {"op": "tanh"}, _pool("max", 2)
-    dense = [{"op": "linear", "in": a, "out": b} for a, b in ((400, 120), (120, 84), (84, 10))]
+    dense = [{"op": "linear", "in": a, "out": b, "bias": True} for a, b in ((400, 120), (120, 84), (84, 10))]
     images = [_conv(1, 6, 5, padding=2), tanh, pool, _conv(6, 16, 5), tanh, pool, {"op": "flatten"}]
     return [*images, dense[0], tanh, dense[1], tanh, dense[2]]
 
 
-def _cases() -> list[Case]:
-    two, three = testing.CASES["pool-2x2-112"].problem, testing.CASES["pool-3x3-112"].problem
-    tiny = ConvProblem.make((1, 1, 6, 8), (1, 1, 1, 2), bias=True)
-    backward = {name: replace(CONVOLUTIONS[name][0], n=4) for name in ("vgg2_2", "vgg3_2", "vgg4_2")}
-    small = {name: CONVOLUTIONS[name][0] for name in ("1x1", "stride2", "lenet1", "lenet2")}
+def _layers(work: dict[str, Any]) -> str:
+    kinds = {"conv": "convolutions", "maxpool": "pools", "linear": "linear layers"}
+    counted = ((sum(step["op"] == op for step in work["layers"]), text) for op, text in kinds.items())
+    return ", ".join(f"{count} {text if count > 1 else text[:-1]}" for count, text in counted if count)
 
+
+def _gradients(name: str, n: int, ratio: float) -> Case:
+    """Forward and backward of one of testing's convolutions, at batch n."""
+    problem: Any = testing.CASES[name].problem
+    pairs = {name: list(getattr(problem, name)) for name in ("stride", "dilation")}
+    window = {"kernel": [problem.kh, problem.kw], **pairs, "padding": list(problem.padding[::2])}
+    conv = {"op": "conv", "in": problem.c, "out": problem.o, **window, "groups": problem.groups, "bias": problem.bias}
+    work = {"kind": "gradients", "shape": [n, *problem.input_shape[1:]], "layers": [conv]}
+    flops = 3.0 * problem.flops * n / problem.n
+    text = "forward, then gradients of input and weights"
+    return Case(f"{name}-{n}", work, {"ratio": ratio}, text, TRAINING, flops=flops)
+
+
+def _network_flops(n: int) -> float:
+    """Of VGG16's convolutions."""
+    layers = [case for name, case in testing.NETWORKS["VGG16"] if name.startswith("conv")]
+    return float(n * sum(testing.CASES[case].problem.flops for case in layers))
+
+
+def _cases() -> Iterator[Case]:
     def features(n: int) -> dict[str, Any]:
         return {"kind": "forward", "shape": [n, 3, 224, 224], "layers": vgg16()}
 
-    first = {"kind": "forward", "shape": [1, 256, 56, 56], "layers": [layer(CONVOLUTIONS["vgg3_2"][0])]}
-    return [
-        *(_single(name, problem, ratio=bar) for name, (problem, bar) in CONVOLUTIONS.items()),
-        _single("maxpool2", two, ratio=1.0),
-        _single("maxpool3", three, ratio=1.0),
-        _single("avgpool2", two, pool="avg", ratio=1.0),
-        Case("vgg16_n1", features(1), ratio=0.62),
-        Case("vgg16_n8", features(8), ratio=0.62),
-        *(_single(f"{name}_n4_grad", problem, "gradients", ratio=0.45) for name, problem in backward.items()),
-        *(_single(f"{name}_grad", problem, "gradients", ratio=0.80) for name, problem in small.items()),
-        Case("lenet5_step", {"kind": "step", "shape": [64, 1, 28, 28], "layers": lenet5()}, 0.5, peers=TRAINING),
-        _single("tiny", tiny, seconds=3e-6),
-        Case("first_cached", first, seconds=0.6, peers=STARTING, fresh="filled"),
-        Case("first_uncached", first, seconds=8.0, peers=STARTING, fresh="empty"),
-        Case("vgg16_uncached", features(1), seconds=20.0, peers=STARTING, fresh="empty"),
-    ]
+    for n in (1, 8):
+        text = f"VGG16's features: {_layers(features(n))}"
+        yield Case(f"vgg16-{n}", features(n), {"ratio": 0.62}, text, flops=_network_flops(n), quick=n == 1)
+    for name in ("vgg2_2", "vgg3_2", "vgg4_2"):
+        yield _gradients(name, 4, 0.45)
+    for name, n in (("resnet-1x1", 1), ("resnet-stride-2", 1), ("lenet-conv1", 64), ("lenet-conv2", 64)):
+        yield _gradients(name, n, 0.80)
+    step = {"kind": "step", "shape": [64, 1, 28, 28], "layers": lenet5()}
+    text = f"LeNet-5, cross-entropy and SGD: {_layers(step)}"
+    yield Case("lenet5-64", step, {"ratio": 0.5}, text, TRAINING, quick=True)
+    first = {"kind": "forward", "shape": [1, 256, 56, 56], "layers": [_conv(256, 256, 3, padding=1)]}
+    text = "from python's start to the first output of vgg3_2, "
+    yield Case("first-cached", first, {"seconds": 0.6}, text + "compiled code cached", STARTING, "filled")
+    yield Case("first-uncached", first, {"seconds": 8.0}, text + "nothing compiled", STARTING, "empty")
+    text = "from python's start to the first output of VGG16's features, nothing compiled"
+    yield Case("vgg16-uncached", features(1), {"seconds": 20.0}, text, STARTING, "empty")
 
 
-CASES: Mapping[str, Case] = {case.name: case for case in _cases()}
+def all_cases() -> dict[str, Case]:
+    """By name: of images first, then of series."""
+    from .cases_rnn import series
+
+    return {case.name: case for cases in (_cases(), series()) for case in cases}
+
+
+# What is asked of single operations, by the names of their groups.
+GOALS: Mapping[str, Mapping[str, float]] = {
+    **{f"{name} conv2d": {"ratio": 0.7} for name in ("vgg1_2", "vgg2_2", "vgg3_2", "vgg4_2", "vgg5")},
+    **{
+        f"{name} conv2d": {"ratio": 1.0}
+        for name in (
+            *("vgg1_1", "resnet-stem", "resnet-1x1", "resnet-stride-2", "alexnet-conv2", "depthwise"),
+            *("lenet-conv1", "lenet-conv2"),
+        )
+    },
+    **{f"pool-{name}-112 max_pool2d": {"ratio": 1.0} for name in ("2x2", "3x3")},
+    "pool-2x2-112 avg_pool2d": {"ratio": 1.0},
+    "tiny conv2d": {"seconds": 3e-6},
+}
+
+# The groups of --quick, beside the cases that say so: one or two of each kind.
+QUICK = (
+    *(f"{name} conv2d" for name in ("vgg1_1", "vgg3_2", "vgg5", "resnet-1x1", "depthwise", "lenet-conv1")),
+    *("vgg3_2 conv2d_grad_input", "vgg3_2 conv2d_grad_weight", "pool-2x2-112 max_pool2d", "gemm-512 linear"),
+    *("lstm-question lstm", "gru-128-16 gru"),
+)
 
 
 def output_shape(work: dict[str, Any]) -> tuple[int, ...]:
@@ -161,8 +160,9 @@ def output_shape(work: dict[str, Any]) -> tuple[int, ...]:
     for step in work["layers"]:
         if "kernel" in step:
             n, c, *sizes = shape
-            geometry = zip(sizes, step["kernel"], step["stride"], step["padding"], strict=True)
-            shape = (n, step.get("out", c), *((size + 2 * p - k) // s + 1 for size, k, s, p in geometry))
+            geometry = zip(sizes, step["kernel"], step["stride"], step["padding"], step["dilation"], strict=True)
+            windows = ((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in geometry)
+            shape = (n, step.get("out", c), *windows)
         elif step["op"] == "flatten":
             shape = (shape[0], prod(shape[1:]))
         elif step["op"] == "linear":

@@ -1,14 +1,14 @@
-"""The recurrent cases of `make bench-rnn`. Sizes are (t, b, input, hidden, layers): steps, sequences, features."""
+"""Recurrent networks. Sizes are (t, b, input, hidden, layers): steps, sequences, features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from bench.peers import recurrent
-from bench.peers.cases import Case
+from . import recurrent
+from .cases import Case
 
 # The sizes of the cases that the FMA peak limits, and of a reader of spoken vowels, whose series differ in length.
 WIDE = (30, 32, 300, 512, 2)
@@ -35,47 +35,53 @@ def drawn_lengths(t: int, b: int, seed: int = 0) -> list[int]:
     return [int(length) for length in generator.permutation(both)]
 
 
-def _forward(name: str, op: str, *sizes: int, **bars: Any) -> Case:
+def _text(layer: dict[str, Any]) -> str:
+    both = " in both directions" if layer["bidirectional"] else ""
+    plural = "s" * (layer["layers"] > 1)
+    return f"{layer['layers']} {layer['op'].upper()} layer{plural} of {layer['hidden']}{both}"
+
+
+def _forward(name: str, op: str, *sizes: int, **goal: float) -> Case:
     given = work(op, *sizes)
-    return Case(name, given, flops=recurrent.flops(given), **bars)
+    return Case(name, given, goal, _text(given["layers"][0]), flops=recurrent.flops(given))
 
 
 def _lengths(name: str, op: str, *sizes: int, bidirectional: bool = False) -> Case:
     dense = work(op, *sizes, bidirectional=bidirectional)
     given = {**dense, "lengths": drawn_lengths(*sizes[:2])}
-    # The bar is of torch's packed sequence. The others that take lengths are shown.
-    bars: dict[str, Any] = {"ratio": 0.40, "against": ("torch",), "dense": dense, "per_step": 1.10}
-    return Case(name, given, flops=recurrent.flops(given), **bars)
+    text = _text(given["layers"][0]) + ", lengths"
+    # The ratio is of torch's packed sequence. The others that take lengths are shown.
+    goal = {"ratio_to_torch": 0.40, "per_step": 1.10}
+    return Case(name, given, goal, text, flops=recurrent.flops(given), dense=dense)
 
 
-def _backward(name: str, op: str, ratio: float, *sizes: int, bidirectional: bool = False) -> list[Case]:
+def _backward(name: str, op: str, ratio: float, *sizes: int, bidirectional: bool = False) -> Iterator[Case]:
     """All gradients, and those of the parameters alone, which are all that training a network's first layer needs."""
-    return [
-        Case(f"{name}_{ending}", work(op, *sizes, kind, bidirectional), ratio, peers=("torch",))
-        for ending, kind in (("grad", "gradients"), ("train", "training"))
-    ]
+    for kind in ("gradients", "training"):
+        given = work(op, *sizes, kind, bidirectional)
+        text = _text(given["layers"][0]) + ", forward, then gradients of "
+        text += "input and parameters" if kind == "gradients" else "the parameters"
+        flops = 3.0 * recurrent.flops(given) if kind == "gradients" else None
+        yield Case(name, given, {"ratio": ratio}, text, ("torch",), flops=flops)
 
 
-def _cases() -> list[Case]:
+def series() -> Iterator[Case]:
+    """The recurrent cases."""
     cell = {"kind": "forward", "shape": [1, 128], "layers": [{"op": "lstm_cell", "in": 128, "hidden": 128}]}
     small = (29, 32, 12, 64, 1)
-    return [
-        _forward("lstm_1", "lstm", 30, 1, 300, 512, 2, ratio=0.80),
-        _forward("lstm_small", "lstm", 100, 1, 64, 128, 1, ratio=0.60),
-        _forward("gru_1", "gru", 30, 1, 300, 512, 2, ratio=0.75),
-        _forward("gru_small", "gru", 100, 16, 64, 128, 1, ratio=0.72),
-        _forward("lstm_32", "lstm", *WIDE, ratio=0.97, share=0.93),
-        _forward("gru_32", "gru", *WIDE, ratio=0.90, share=0.93),
-        _forward("rnn_32", "rnn", *WIDE),
-        _lengths("lstm_lengths", "lstm", *WIDE),
-        _lengths("gru_lengths", "gru", *WIDE),
-        _lengths("bilstm_lengths", "lstm", *VOWELS, bidirectional=True),
-        Case("lstm_cell", cell, seconds=9e-6, flops=recurrent.flops(cell), peers=("torch",)),
-        *_backward("lstm_32", "lstm", 0.75, *WIDE),
-        *_backward("gru_32", "gru", 0.62, *WIDE),
-        *_backward("bilstm", "lstm", 0.50, *small, bidirectional=True),
-        *_backward("bigru", "gru", 0.25, *small, bidirectional=True),
-    ]
-
-
-CASES: Mapping[str, Case] = {case.name: case for case in _cases()}
+    yield _forward("lstm_1", "lstm", 30, 1, 300, 512, 2, ratio=0.80)
+    yield _forward("lstm_small", "lstm", 100, 1, 64, 128, 1, ratio=0.60)
+    yield _forward("gru_1", "gru", 30, 1, 300, 512, 2, ratio=0.75)
+    yield _forward("gru_small", "gru", 100, 16, 64, 128, 1, ratio=0.72)
+    yield _forward("lstm_32", "lstm", *WIDE, ratio=0.97, share=0.93)
+    yield _forward("gru_32", "gru", *WIDE, ratio=0.90, share=0.93)
+    yield _forward("rnn_32", "rnn", *WIDE)
+    yield _lengths("lstm_lengths", "lstm", *WIDE)
+    yield _lengths("gru_lengths", "gru", *WIDE)
+    yield _lengths("bilstm_lengths", "lstm", *VOWELS, bidirectional=True)
+    text = "LSTMCell(128, 128), one step from a given state"
+    yield Case("lstm_cell", cell, {"seconds": 9e-6}, text, ("torch",), flops=recurrent.flops(cell))
+    yield from _backward("lstm_32", "lstm", 0.75, *WIDE)
+    yield from _backward("gru_32", "gru", 0.62, *WIDE)
+    yield from _backward("bilstm", "lstm", 0.50, *small, bidirectional=True)
+    yield from _backward("bigru", "gru", 0.25, *small, bidirectional=True)

@@ -9,42 +9,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any, Protocol
 
 import numpy as np
 
-from bench.peers import expected
-from bench.peers.cases import Case, arrays
+from fastconv import machine, testing
+from fastconv.registry import OPS, kernels
 
-ROOT = Path(__file__).parents[2]
-OWN = "fastconv"
-# fastconv once more, for a case's dense work.
-OWN_DENSE = "fastconv_dense"
+from . import cases, expected
+from .groups import DENSE, KERNELS, OWN, PEERS, Contender, Given, Group, for_kernels, write
+from .work import program
 
-# Each peer and the environment below .bench it runs in; fastconv runs in this one.
-PEERS: Mapping[str, str] = {
-    "torch": "torch",
-    "torch_channels_last": "torch",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "jax": "jax",
-    "ncnn": "ncnn",
-    "mnn": "mnn",
-    "keras": "keras",
-}
+# A time shorter than SHORT is taken of as many calls as last SAMPLE; a call longer than LONG has few turns. Seconds.
+SHORT, SAMPLE, LONG = 20e-6, 1e-3, 0.25
 
-# A turn lasts about so long, and a time shorter than SHORT is taken of as many calls as last SAMPLE. In seconds.
-TURN, SHORT, SAMPLE = 0.05, 20e-6, 1e-3
-
-# However long a case takes, it has so many rounds.
-FEWEST_ROUNDS = 5
+# However long a group takes, it has so many rounds; a contender whose call is LONG has no more, and never needs them.
+FEWEST_ROUNDS, ROUNDS_OF_LONG = 5, 3
 
 # A worker that does not answer for so many seconds is ended: compiling a network takes a minute at most.
 PATIENCE = 600.0
+
+# The module whose presence in this interpreter says that a peer can run in it.
+_MODULES = {"torch_channels_last": "torch", "mnn": "MNN"}
 
 
 class Crashed(Exception):  # noqa: N818 - what happened to the worker
@@ -52,38 +42,50 @@ class Crashed(Exception):  # noqa: N818 - what happened to the worker
 
 
 class Asked(Protocol):
-    """What the driver needs of a worker: answers to the commands of bench.peers.worker."""
+    """What the driver needs of a worker: answers to the commands of worker.py."""
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]: ...
 
     def close(self) -> None: ...
 
 
-def python(peer: str) -> str:
-    """The interpreter that a runtime runs in."""
-    if peer in (OWN, OWN_DENSE):
+def environments() -> Path:
+    """The folder of the peers' environments: FASTCONV_PEERS, or .bench where the command is run."""
+    return Path(os.environ.get("FASTCONV_PEERS", ".bench")).absolute()
+
+
+def interpreter(runtime: str) -> str | None:
+    """The Python that a runtime runs in: that of its environment, else this one if it is installed here, else None."""
+    if runtime in (OWN, KERNELS, DENSE):
         return sys.executable
-    path = ROOT / ".bench" / PEERS[peer] / "bin" / "python"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: {peer} has no environment, run `make bench-env`")
-    return str(path)
+    path = environments() / PEERS[runtime] / "bin" / "python"
+    if path.exists():
+        return str(path)
+    return sys.executable if find_spec(_MODULES.get(runtime, runtime)) is not None else None
+
+
+def installed() -> tuple[str, ...]:
+    """The peers that can run here."""
+    return tuple(name for name in PEERS if interpreter(name) is not None)
 
 
 class Worker:
-    """A process of bench.peers.worker."""
+    """A process of worker.py."""
 
-    def __init__(self, peer: str, threads: int, folder: Path, **environment: str) -> None:
+    def __init__(self, runtime: str, threads: int, folder: Path, **environment: str) -> None:
         count = str(threads)
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
         variables = {**os.environ, **dict.fromkeys(names, count), "JAX_PLATFORMS": "cpu", **environment}
-        self.log = folder / f"{peer}.log"
+        self.log = folder / f"{runtime}.log"
+        python = interpreter(runtime)
+        if python is None:
+            raise FileNotFoundError(f"{runtime} is neither installed here nor has an environment in {environments()}")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [python(peer), "-m", "bench.peers.worker", peer, count],
+                [python, "-c", program("worker", runtime, threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                cwd=ROOT,
                 env=variables,
             )
 
@@ -142,227 +144,280 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """How long things are measured: rounds of a group, seconds of a turn, the seconds after which a group has no more
+    than FEWEST_ROUNDS, and rounds of starts."""
+
+    rounds: int = 10
+    turn: float = 0.05
+    seconds: float = 40.0
+    starts: int = 5
+
+    @classmethod
+    def quick(cls) -> Budget:
+        """To see that it works, not to report."""
+        return cls(3, 0.03, 5.0, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A turn: calls that are not timed, calls that are, and of how many calls one time is."""
 
     discard: int
     calls: int
     repeat: int
+    rounds: int
 
     @classmethod
-    def of(cls, once: float) -> Plan:
+    def of(cls, once: float, budget: Budget) -> Plan:
         """For a call that takes `once` seconds."""
+        if once > LONG:
+            return cls(0, 1, 1, min(budget.rounds, ROUNDS_OF_LONG))
         repeat = 1 if once > SHORT else round(SAMPLE / max(once, 1e-7))
-        calls = max(1, min(200, round(TURN / (once * repeat)))) if once else 200
+        calls = max(1, min(50, round(budget.turn / (once * repeat)))) if once else 50
         # The first calls of a turn find other runtimes' data in the caches and the threads asleep.
-        return cls(max(1, calls // 4), calls, repeat)
+        return cls(max(1, calls // 4), calls, repeat, budget.rounds)
 
 
-def put(case: Case, folder: Path) -> dict[str, np.ndarray]:
-    """Write a case where its workers read it; its arrays."""
-    data = arrays(case.work)
-    (folder / "work.json").write_text(json.dumps(case.work), encoding="utf-8")
-    np.savez(folder / "arrays.npz", **data)
-    return data
+class Check:
+    """Compares the outputs of contenders with float64."""
+
+    def __init__(self, group: Group, given: Given) -> None:
+        self.oracle = testing.Oracle(group.op, group.problem, given.inputs) if group.problem is not None else None
+        self.group = group
+        if self.oracle is not None:
+            self.wanted = list(self.oracle.wanted)
+        else:
+            assert given.work is not None
+            self.wanted = expected.outputs(given.work, given.arrays)
+
+    def __call__(self, one: Contender, got: list[np.ndarray], kernel: str, cell: dict[str, Any]) -> None:
+        """Note in `cell` the largest error so far, and of our kernels, also a layer's, the one their limit is for."""
+        if one.role == "kernel":
+            assert self.oracle is not None
+            error = self.oracle.largest_error(tuple(got))
+        else:
+            # A peer has no last c of a GRU, where a kernel has an array of no elements.
+            error = expected.error(got, [array for array in self.wanted if array.size])
+        cell["error"] = max(cell.get("error", 0.0), error)
+        if kernel and self.oracle is not None:
+            cell["kernel"] = kernel
+            limit = next(known.limit for known in kernels(self.group.op) if known.name == kernel)
+            if one.role != "kernel":
+                # Layers leave out what has no elements.
+                parts = iter(got)
+                got = [next(parts) if array.size else array for array in self.wanted]
+            error = self.oracle.error(tuple(got))
+            cell["kernel_error"], cell["kernel_limit"] = max(cell.get("kernel_error", 0.0), error), limit
 
 
-def _read(worker: Asked, folder: Path) -> tuple[list[np.ndarray], str]:
+def outputs(worker: Asked, slot: str, folder: Path) -> tuple[list[np.ndarray], str]:
+    """The last call's outputs, and what did the work."""
     path = folder / "outputs.npz"
-    kernel = worker.ask("outputs", file=str(path))["kernel"]
+    kernel = worker.ask("outputs", file=str(path), slot=slot)["kernel"]
     with np.load(path) as file:
         found = [file[name] for name in file.files]
     path.unlink()
     return found, kernel
 
 
-def statistics(seconds: list[float]) -> dict[str, Any]:
-    """Median, quartiles and count."""
-    low, middle, high = quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
-    return {"seconds": middle, "low": low, "high": high, "count": len(seconds)}
+def put(group: Group, given: Given, runtimes: Iterable[str], folder: Path) -> None:
+    """Write a group's work where these runtimes read it."""
+    for runtime in set(runtimes):
+        if runtime == KERNELS:
+            assert group.problem is not None
+            named = dict(zip(OPS[group.op].inputs, given.inputs, strict=True))
+            write(for_kernels(group.op, group.problem), named, folder / "kernels")
+        elif runtime == DENSE:
+            assert group.dense is not None
+            write(group.dense, cases.arrays(group.dense), folder / "dense")
+        elif not (folder / "work").exists():
+            assert given.work is not None
+            write(given.work, given.arrays, folder / "work")
 
 
-class Check:
-    """Compares the outputs of a case with float64."""
+@dataclass(slots=True)
+class Measured:
+    """Of a group: a cell for each row, with `times` and error, or `cannot` or `crashed` with the reason; and the FMA
+    peaks (flop/s) that the machine had in its rounds."""
 
-    def __init__(self, case: Case, data: dict[str, np.ndarray]) -> None:
-        self.case, self.data = case, data
-        self.wanted = expected.outputs(case.work, data)
-
-    def __call__(self, name: str, worker: Asked, folder: Path, cell: dict[str, Any]) -> None:
-        """Note in `cell` the largest error so far, and for fastconv's kernels the one that their limit is for."""
-        got, kernel = _read(worker, folder)
-        cell["error"] = max(cell.get("error", 0.0), expected.error(got, self.wanted))
-        if name == OWN and kernel:
-            cell["kernel"] = kernel
-            if self.case.problem is not None:
-                error, limit = expected.kernel_error(self.case.problem, kernel, self.data, got[0])
-                cell["kernel_error"], cell["kernel_limit"] = max(cell.get("kernel_error", 0.0), error), limit
+    cells: dict[str, dict[str, Any]]
+    peaks: list[float]
 
 
 def measure(
-    case: Case,
-    names: Iterable[str],
+    group: Group,
+    contenders: Iterable[Contender],
     pool: Pool,
-    rounds: int,
-    seconds: float,
-    tell: Callable[[str], None],
+    budget: Budget,
+    tell: Callable[[str], None] = lambda text: None,
     peak: Callable[[], float] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """A cell for each runtime: its times and error, or `cannot` or `crashed` with the reason.
-
-    Runtimes have their turns A B C A B C …, `rounds` times, or fewer (not below FEWEST_ROUNDS) once `seconds` are over.
-    Of a case with flops, `peak`, flop/s of the machine, has a turn in each round too; cells hold its median.
-    """
-    limits: list[float] = []
-    cells: dict[str, dict[str, Any]] = {name: {} for name in names}
-    times: dict[str, list[float]] = {name: [] for name in cells}
+) -> Measured:
+    """Contenders have their turns A B C A B C …, as many rounds as the budget says, or fewer (not below FEWEST_ROUNDS)
+    once its seconds are over. `peak` has a turn in each round, too."""
+    rows = {one.name: one for one in contenders}
+    found = Measured({name: {} for name in rows}, [])
+    cells = found.cells
+    times: dict[str, list[float]] = {name: [] for name in rows}
     plans: dict[str, Plan] = {}
+    given = Given.of(group)
+    check = Check(group, given)
+    dense = None
+    if any(one.runtime == DENSE for one in rows.values()):
+        assert group.dense is not None
+        dense = expected.outputs(group.dense, cases.arrays(group.dense))
 
-    def attempt(name: str, action: Callable[[Asked], None]) -> None:
-        """A crash is the end of this runtime in this case, and of nothing else."""
+    def attempt(one: Contender, action: Callable[[Contender, Asked], None]) -> None:
+        """A crash is the end of this process's rows in this group, and of nothing else."""
         try:
-            action(pool.get(name))
+            action(one, pool.get(one.runtime))
         except Crashed as reason:
-            pool.drop(name)
-            plans.pop(name, None)
-            cells[name] = {"crashed": str(reason)}
+            pool.drop(one.runtime)
+            together = [name for name, row in rows.items() if row.runtime == one.runtime and name in plans]
+            for name in {one.name, *together}:
+                plans.pop(name, None)
+                cells[name] = {"crashed": str(reason)}
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        dense = folder / "dense"
-        usual = Check(case, put(case, folder)), folder
-        of_name: dict[str, tuple[Check, Path]] = {}
-        if case.dense is not None:
-            dense.mkdir()
-            same = replace(case, work=case.dense)
-            of_name[OWN_DENSE] = Check(same, put(same, dense)), dense
+        put(group, given, [one.runtime for one in rows.values()], folder)
 
-        def check(name: str, worker: Asked) -> None:
-            compare, own_folder = of_name.get(name, usual)
-            compare(name, worker, own_folder, cells[name])
+        def compare(one: Contender, worker: Asked) -> None:
+            got, kernel = outputs(worker, one.slot, folder)
+            if one.runtime == DENSE:
+                assert dense is not None
+                cells[one.name]["error"] = expected.error(got, dense)
+            else:
+                check(one, got, kernel, cells[one.name])
 
-        def prepare(name: str, worker: Asked) -> None:
-            answer = worker.ask("build", folder=str(of_name.get(name, usual)[1]))
+        def prepare(one: Contender, worker: Asked) -> None:
+            own = one.kernel
+            options = {} if own is None else {"kernel": own.name, "module": own.run.__module__}
+            answer = worker.ask("build", folder=str(folder / one.folder), slot=one.slot, options=options)
             if "cannot" in answer:
-                cells[name]["cannot"] = answer["cannot"]
+                cells[one.name]["cannot"] = answer["cannot"]
                 return
-            worker.ask("turn", discard=0, calls=1)
+            # The first call may compile; it and the next are both of new inputs.
+            worker.ask("turn", slot=one.slot, discard=0, calls=1, poison=True)
             # Of a step of training only the first is comparable: the next starts from other weights.
-            check(name, worker)
-            plans[name] = Plan.of(min(worker.ask("turn", discard=0, calls=3)["seconds"]))
+            compare(one, worker)
+            once = worker.ask("turn", slot=one.slot, discard=0, calls=1)["seconds"]
+            if once[0] <= LONG:
+                once = worker.ask("turn", slot=one.slot, discard=0, calls=3)["seconds"]
+            plans[one.name] = Plan.of(min(once), budget)
 
-        def turn(name: str, worker: Asked) -> None:
-            plan = plans[name]
-            answer = worker.ask("turn", discard=plan.discard, calls=plan.calls, repeat=plan.repeat)
-            times[name] += answer["seconds"]
-            cells[name]["processors"] = round(answer["processors"], 2)
+        def turn(one: Contender, worker: Asked) -> None:
+            plan = plans[one.name]
+            arguments = {"discard": plan.discard, "calls": plan.calls, "repeat": plan.repeat, "poison": True}
+            answer = worker.ask("turn", slot=one.slot, **arguments)
+            times[one.name] += answer["seconds"]
+            cells[one.name]["processors"] = round(answer["processors"], 2)
             if not answer["settled"]:
-                cells[name]["restless"] = True
+                cells[one.name]["restless"] = True
 
-        def finish(name: str, worker: Asked) -> None:
-            if case.work["kind"] != "step":
-                check(name, worker)
-            cells[name].update(statistics(times[name]))
-            if limits:
-                cells[name]["peak"] = median(limits)
+        def finish(one: Contender, worker: Asked) -> None:
+            if group.op != "step":
+                compare(one, worker)
+            cells[one.name]["times"] = times[one.name]
 
-        for name in cells:
-            tell(f"{case.name}: preparing {name}")
-            attempt(name, lambda worker, name=name: prepare(name, worker))
+        for name in dict.fromkeys(one.runtime for one in rows.values()):
+            try:
+                pool.get(name).ask("clear")
+            except Crashed:
+                # It starts again below, and says why it cannot.
+                pool.drop(name)
+        for one in rows.values():
+            tell(f"{group.name}: preparing {one.name}")
+            attempt(one, prepare)
         start = time.monotonic()
-        for number in range(rounds):
-            if number >= FEWEST_ROUNDS and time.monotonic() - start > seconds:
+        for number in range(budget.rounds):
+            if number >= FEWEST_ROUNDS and time.monotonic() - start > budget.seconds:
                 break
-            tell(f"{case.name}: round {number + 1} of {rounds}")
-            if case.flops is not None and peak is not None:
-                limits.append(peak())
+            tell(f"{group.name}: round {number + 1} of {budget.rounds}")
+            if peak is not None:
+                found.peaks.append(peak())
             for name in list(plans):
-                attempt(name, lambda worker, name=name: turn(name, worker))
+                if name in plans and number < plans[name].rounds:
+                    attempt(rows[name], turn)
         for name in list(plans):
-            attempt(name, lambda worker, name=name: finish(name, worker))
-    return cells
+            attempt(rows[name], finish)
+    return found
 
 
-def measure_fresh(
-    case: Case,
-    names: Iterable[str],
+def measure_starts(
+    group: Group,
+    contenders: Iterable[Contender],
     start: Callable[..., Asked],
-    rounds: int,
-    tell: Callable[[str], None],
-) -> dict[str, dict[str, Any]]:
+    budget: Budget,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Measured:
     """As `measure`, of new processes: seconds from a worker's start until its first call has returned.
 
     `start` takes a name and the folder for compiled code. Interpreter, imports and reading the arrays are included.
     """
-    cells: dict[str, dict[str, Any]] = {name: {} for name in names}
-    times: dict[str, list[float]] = {name: [] for name in cells}
+    rows = {one.name: one for one in contenders}
+    cells: dict[str, dict[str, Any]] = {name: {} for name in rows}
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    given = Given.of(group)
+    check = Check(group, given)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        check = Check(case, put(case, folder))
+        put(group, given, [one.runtime for one in rows.values()], folder)
 
-        def once(name: str, cache: str) -> float:
+        def once(one: Contender, cache: str) -> float:
             begun = time.perf_counter()
-            worker = start(name, cache)
+            worker = start(one.runtime, cache)
             try:
-                worker.ask("build", folder=place)
+                worker.ask("build", folder=str(folder / one.folder))
                 answer = worker.ask("turn", discard=0, calls=1)
                 # The answer comes after the worker has come to rest, so the call's own end is not the answer's.
                 taken = time.perf_counter() - begun - answer["settling"]
-                check(name, worker, folder, cells[name])
+                got, kernel = outputs(worker, "", folder)
+                check(one, got, kernel, cells[one.name])
             finally:
                 worker.close()
             return taken
 
         filled = str(folder / "filled")
-        for number in range(rounds + 1):
-            for name in list(cells):
+        for number in range(budget.starts + 1):
+            for name, one in rows.items():
                 if "crashed" in cells[name]:
                     continue
-                tell(f"{case.name}: start {number} of {rounds}, {name}")
-                cache = filled if case.fresh == "filled" else str(folder / f"empty{number}")
+                tell(f"{group.name}: start {number} of {budget.starts}, {name}")
+                cache = filled if group.fresh == "filled" else str(folder / f"empty{number}")
                 # The first round fills the caches, and the system's cache of files.
                 try:
-                    taken = once(name, cache)
+                    taken = once(one, cache)
                 except Crashed as reason:
                     cells[name] = {"crashed": str(reason)}
                     continue
                 times[name] += [taken] if number else []
         for name, cell in cells.items():
-            if times[name] and "crashed" not in cell:
-                cell.update(statistics(times[name]))
-    return cells
+            if "crashed" not in cell:
+                cell["times"] = times[name]
+    return Measured(cells, [])
 
 
-def fma_peak() -> float:
+def fma_peak(budget: Budget) -> float:
     """What the machine does now, in flop/s, in about the time of a turn."""
-    from fastconv import machine
-
-    return machine.fma_rate(seconds=TURN)
+    return machine.fma_rate(seconds=budget.turn)
 
 
-def peaks() -> dict[str, float]:
-    """What the machine does now: flop/s, and bytes per second from each level of memory."""
-    from fastconv import machine
-
-    return {"fma": machine.fma_rate(seconds=0.2), **machine.copy_rates()}
-
-
-def moved(start: Mapping[str, float], end: Mapping[str, float]) -> dict[str, float]:
-    """By how much of itself each peak differs between start and end of a run."""
-    return {name: 1 - min(start[name], end[name]) / max(start[name], end[name]) for name in start}
+def limits(threads: int) -> dict[str, Any]:
+    """What the machine does now: flop/s for each number of threads, bytes per second from each level of memory."""
+    counts = sorted({1, threads})
+    return {
+        "fma": {str(count): machine.fma_rate(count=count, seconds=0.3) for count in counts},
+        "copy": machine.copy_rates(threads, seconds=0.2),
+    }
 
 
-def save(report: dict[str, Any], path: Path) -> None:
-    """Write the report so that at any moment the file is the former one or this one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    os.replace(new, path)
+def start_of(threads: int, folder: Path) -> Callable[..., Worker]:
+    """What starts a worker for `measure_starts`."""
 
+    def start(name: str, cache: str) -> Worker:
+        # Modules' bytecode is kept, as it is for installed packages, also where this environment says not to.
+        bytecode = {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+        return Worker(name, threads, folder, FASTCONV_CACHE_DIR=cache, **bytecode)
 
-def load(path: Path) -> dict[str, Any]:
-    """The results of an interrupted run, by case; none if there is no such file."""
-    if not path.exists():
-        return {}
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"]
-    return results
+    return start

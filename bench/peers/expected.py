@@ -6,35 +6,36 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers import recurrent
-from bench.peers.work import LEARNING_RATE, Arrays
-from fastconv import reference, reference_rnn, testing
-from fastconv.problem import ConvProblem, Problem
-from fastconv.registry import kernels
+from fastconv import reference, reference_rnn
+
+from . import recurrent
+from .work import LEARNING_RATE, Arrays
 
 Array = np.ndarray
 
 
 def _window(layer: dict[str, Any]) -> tuple[Any, ...]:
-    """(kernel, stride, padding on four sides) as the reference takes them."""
+    """(kernel, stride, padding on four sides, dilation) as the reference takes them."""
     (top, left) = layer["padding"]
-    return tuple(layer["kernel"]), tuple(layer["stride"]), (top, top, left, left)
+    return tuple(layer["kernel"]), tuple(layer["stride"]), (top, top, left, left), tuple(layer["dilation"])
 
 
 def _forward(layer: dict[str, Any], x: Array, w: Array | None, b: Array | None) -> Array:
     match layer["op"]:
         case "conv":
-            return reference.conv2d(x, w, b, *_window(layer)[1:], (1, 1), layer["groups"])
+            return reference.conv2d(x, w, b, *_window(layer)[1:], layer["groups"])
         case "maxpool":
             return reference.max_pool2d(x, *_window(layer))[0]
         case "avgpool":
-            return reference.avg_pool2d(x, *_window(layer))
+            return reference.avg_pool2d(x, *_window(layer)[:3])
         case "linear":
             return reference.linear(x, w, b)
         case "relu":
             return np.maximum(x, 0)
         case "tanh":
             return np.tanh(x)
+        case "sigmoid":
+            return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
         case "flatten":
             return x.reshape(len(x), -1)
     raise ValueError(f"op={layer['op']!r} is not known here")
@@ -44,14 +45,15 @@ def _backward(layer: dict[str, Any], x: Array, w: Array | None, gy: Array) -> tu
     """(gradient of x, gradients of weight and bias)."""
     match layer["op"]:
         case "conv":
-            rest = (*_window(layer)[1:], (1, 1), layer["groups"])
+            rest = (*_window(layer)[1:], layer["groups"])
             gw = reference.conv2d_grad_weight(x, w.shape, gy, *rest)
             gb = [reference.conv2d_grad_bias(gy)] if layer["bias"] else []
             return reference.conv2d_grad_input(x.shape, w, gy, *rest), [gw, *gb]
         case "maxpool":
             return reference.max_pool2d_grad(x, gy, *_window(layer)), []
         case "linear":
-            return reference.linear_grad_input(w, gy), [reference.linear_grad_weight(x, gy), gy.sum(axis=0)]
+            gw = [reference.linear_grad_weight(x, gy), *([gy.sum(axis=0)] if layer["bias"] else [])]
+            return reference.linear_grad_input(w, gy), gw
         case "tanh":
             return gy * (1 - np.tanh(x) ** 2), []
         case "flatten":
@@ -135,14 +137,3 @@ def error(got: list[Array], wanted: list[Array]) -> float:
         return float("inf")
     errors = [np.abs(y - ref).max() / np.abs(ref).max() for y, ref in zip(got, wanted, strict=True)]
     return float(np.max(errors)) if np.isfinite(errors).all() else float("inf")
-
-
-def kernel_error(problem: Problem, kernel: str, arrays: Arrays, y: Array) -> tuple[float, float]:
-    """(error, limit) of the kernel's output for a single layer, in the units of fastconv.testing.error."""
-    op = kernel.split("/")[0]
-    limit = next(known.limit for known in kernels(op) if known.name == kernel)
-    given: tuple[Array, ...] = (arrays["x"],)
-    none = np.empty(0, np.float32)
-    if isinstance(problem, ConvProblem):
-        given = (arrays["x"], arrays["0.weight"], arrays.get("0.bias", none), none)
-    return testing.error(op, problem, given, (y,)), limit

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.work import Arrays, Unsupported
+from .work import Arrays, Unsupported
 
 # The gates of each operation in torch's order, which is that of the arrays.
 GATES: Mapping[str, str] = {"lstm": "ifgo", "gru": "rzn", "rnn": "h", "lstm_cell": "ifgo"}

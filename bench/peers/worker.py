@@ -1,11 +1,11 @@
 """One runtime in a process of its own: reads a JSON line, does what it says, answers with a JSON line.
 
-    python -m bench.peers.worker RUNTIME THREADS
+Started by `driver.Worker` with the arguments RUNTIME THREADS.
 
-{"do": "hello"} -> version, threads; {"do": "build", "folder"} -> nothing, or cannot: the reason;
-{"do": "turn", "discard", "calls", "repeat"} -> seconds, a list of `calls` times of one call,
-processors (how many were busy), settled, settling;
-{"do": "outputs", "file"} -> kernel, and the last call's outputs in an .npz. Between commands it sleeps on its pipe.
+{"do": "hello"} -> version, threads; {"do": "clear"} forgets all that was built; {"do": "build", "folder", "slot",
+"options"} -> nothing, or cannot: the reason; {"do": "turn", "slot", "discard", "calls", "repeat", "poison"} -> seconds,
+a list of `calls` times of one call, processors (how many were busy), settled, settling; {"do": "outputs", "slot",
+"file"} -> kernel, and the last call's outputs in an .npz. Between commands it sleeps on its pipe.
 
 Any exception but Unsupported ends the process, with the traceback on stderr: the driver shows it and goes on.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.work import Prepared, Unsupported
+from .work import Arrays, Prepared, Unsupported
 
 
 def settle(longest: float = 1.0) -> dict[str, Any]:
@@ -41,44 +41,58 @@ def settle(longest: float = 1.0) -> dict[str, Any]:
 
 
 class Session:
-    """The work that is prepared now, and its last outputs."""
+    """What is prepared now, by slot, and its last outputs."""
 
     def __init__(self, runtime: str, count: int) -> None:
-        self.module = importlib.import_module(f"bench.peers.runtimes.{runtime}")
+        self.module = importlib.import_module(f".runtimes.{runtime}", __package__)
         self.threads = self.module.threads(count)
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
-        self.prepared: Prepared | None = None
-        self.last: Any = None
+        self.folders: list[tempfile.TemporaryDirectory[str]] = []
+        self.prepared: dict[str, Prepared] = {}
+        self.last: dict[str, Any] = {}
+        self.read: tuple[str, dict[str, Any], Arrays] | None = None
 
     def hello(self) -> dict[str, Any]:
         return {"version": self.module.version(), "threads": self.threads}
 
-    def build(self, folder: str) -> dict[str, Any]:
-        # The former work's memory goes first: of large networks there is not room for two.
-        self.prepared = self.last = None
-        if self.folder is not None:
-            self.folder.cleanup()
-        self.folder = tempfile.TemporaryDirectory()
-        place = Path(folder)
-        work = json.loads((place / "work.json").read_text(encoding="utf-8"))
-        with np.load(place / "arrays.npz") as file:
-            arrays = {name: file[name] for name in file.files}
+    def clear(self) -> dict[str, Any]:
+        # Of large networks there is not room for two.
+        self.prepared, self.last, self.read = {}, {}, None
+        for folder in self.folders:
+            folder.cleanup()
+        self.folders = []
+        return {}
+
+    def given(self, folder: str) -> tuple[dict[str, Any], Arrays]:
+        """The work and arrays in a folder, read once for all slots."""
+        if self.read is None or self.read[0] != folder:
+            place = Path(folder)
+            with np.load(place / "arrays.npz") as file:
+                arrays = {name: file[name] for name in file.files}
+            self.read = folder, json.loads((place / "work.json").read_text(encoding="utf-8")), arrays
+        return self.read[1:]
+
+    def build(self, folder: str, slot: str = "", options: dict[str, Any] | None = None) -> dict[str, Any]:
+        work, arrays = self.given(folder)
+        self.folders.append(tempfile.TemporaryDirectory())
         try:
-            self.prepared = self.module.build(work, arrays, self.folder.name)
+            self.prepared[slot] = self.module.build(work, arrays, self.folders[-1].name, **(options or {}))
         except Unsupported as reason:
             return {"cannot": str(reason)}
         return {}
 
-    def turn(self, discard: int, calls: int, repeat: int = 1) -> dict[str, Any]:
-        call, clock = self.prepared.call, time.perf_counter
+    def turn(self, discard: int, calls: int, repeat: int = 1, slot: str = "", poison: bool = False) -> dict[str, Any]:
+        prepared, clock = self.prepared[slot], time.perf_counter
+        call, last = prepared.call, None
         begun, used = clock(), time.process_time()
         for _ in range(discard):
-            self.last = call()
+            last = call()
         seconds = []
-        for _ in range(calls):
+        for number in range(calls):
+            if poison and number == calls - 1:
+                prepared.poison()
             if repeat == 1:
                 start = clock()
-                self.last = call()
+                last = call()
                 seconds.append(clock() - start)
             else:
                 # Shorter than the clock can tell: many calls are one time.
@@ -86,19 +100,17 @@ class Session:
                 for _ in range(repeat):
                     call()
                 seconds.append((clock() - start) / repeat)
-        if repeat > 1:
-            self.last = call()
+        self.last[slot] = call() if repeat > 1 else last
         # How many processors worked, on average: a runtime's word on its threads is not always to be had.
         busy = (time.process_time() - used) / (clock() - begun)
         return {"seconds": seconds, "processors": busy, **settle()}
 
-    def outputs(self, file: str) -> dict[str, Any]:
-        np.savez(file, *self.prepared.read(self.last))
-        return {"kernel": self.prepared.kernel()}
+    def outputs(self, file: str, slot: str = "") -> dict[str, Any]:
+        np.savez(file, *self.prepared[slot].read(self.last[slot]))
+        return {"kernel": self.prepared[slot].kernel()}
 
 
-def main() -> None:
-    runtime, count = sys.argv[1], int(sys.argv[2])
+def main(runtime: str, count: int) -> None:
     # Runtimes print to stdout: that goes to stderr, and the answers to where stdout was.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -110,7 +122,3 @@ def main() -> None:
         answer = getattr(session, command.pop("do"))(**command)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-if __name__ == "__main__":
-    main()

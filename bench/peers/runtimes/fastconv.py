@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from bench.peers.recurrent import flat, is_recurrent, lengths
-from bench.peers.work import LEARNING_RATE, Arrays, Prepared, modules
 from fastconv import nn, optim
+
+from ..recurrent import flat, is_recurrent, lengths
+from ..work import LEARNING_RATE, Arrays, Prepared, modules
 
 # Held as long as the process lives: a figure of n threads is of n, and helpers do not rest while it is taken.
 _measuring = fastconv.threads.measuring()

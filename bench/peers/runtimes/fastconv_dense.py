@@ -1,5 +1,5 @@
 """fastconv once more, in a process of its own: for a case's work without padding, beside the one with lengths."""
 
-from bench.peers.runtimes.fastconv import build, threads, version
+from .fastconv import build, threads, version
 
 __all__ = ["build", "threads", "version"]

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bench.peers.recurrent import flat, is_recurrent, no_cell, parameters, stack
-from bench.peers.work import Arrays, Prepared, Unsupported, only_forward
+from ..recurrent import flat, is_recurrent, no_cell, parameters, stack
+from ..work import Arrays, Prepared, Unsupported, only_forward
 
 
 def threads(count: int) -> int:
@@ -28,9 +28,10 @@ def version() -> str:
 
 def _pool(y: Any, layer: dict[str, Any]) -> Any:
     kernel, stride = (1, *layer["kernel"], 1), (1, *layer["stride"], 1)
+    dilation = (1, *layer["dilation"], 1)
     padding = ((0, 0), *((side, side) for side in layer["padding"]), (0, 0))
     if layer["op"] == "maxpool":
-        return lax.reduce_window(y, -np.inf, lax.max, kernel, stride, padding)
+        return lax.reduce_window(y, -np.inf, lax.max, kernel, stride, padding, window_dilation=dilation)
     return lax.reduce_window(y, 0.0, lax.add, kernel, stride, padding) / np.prod(layer["kernel"]).astype(np.float32)
 
 
@@ -96,6 +97,11 @@ def build(work: dict[str, Any], arrays: Arrays, folder: str) -> Prepared:
             match layer["op"]:
                 case "relu":
                     y = jax.nn.relu(y)
+                case "tanh" | "sigmoid" as op:
+                    y = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}[op](y)
+                case "linear":
+                    y = y @ arrays[f"{number}.weight"].T
+                    y = y + arrays[f"{number}.bias"] if layer["bias"] else y
                 case "maxpool" | "avgpool":
                     y = _pool(y, layer)
                 case "conv":
@@ -104,6 +110,7 @@ def build(work: dict[str, Any], arrays: Arrays, folder: str) -> Prepared:
                         arrays[f"{number}.weight"].transpose(2, 3, 1, 0),
                         layer["stride"],
                         [(side, side) for side in layer["padding"]],
+                        rhs_dilation=layer["dilation"],
                         dimension_numbers=("NHWC", "HWIO", "NHWC"),
                         feature_group_count=layer["groups"],
                     )
@@ -112,6 +119,11 @@ def build(work: dict[str, Any], arrays: Arrays, folder: str) -> Prepared:
                     raise Unsupported(f"no {op}")
         return y
 
-    x = jax.device_put(np.ascontiguousarray(arrays["x"].transpose(0, 2, 3, 1)))
+    images = arrays["x"].ndim == 4
     # A user of NHWC has the input so already, and keeps the output.
-    return Prepared(lambda: net(x).block_until_ready(), lambda y: [np.asarray(y).transpose(0, 3, 1, 2)])
+    x = jax.device_put(np.ascontiguousarray(arrays["x"].transpose(0, 2, 3, 1)) if images else arrays["x"])
+
+    def read(y: Any) -> list[np.ndarray]:
+        return [np.asarray(y).transpose(0, 3, 1, 2) if images else np.asarray(y)]
+
+    return Prepared(lambda: net(x).block_until_ready(), read)

@@ -17,9 +17,9 @@ import jax  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from bench.peers.recurrent import is_recurrent, no_cell, parameters, reordered, stack  # noqa: E402
-from bench.peers.runtimes.jax import threads  # noqa: E402
-from bench.peers.work import Arrays, Prepared, Unsupported, only_forward  # noqa: E402
+from ..recurrent import is_recurrent, no_cell, parameters, reordered, stack  # noqa: E402
+from ..work import Arrays, Prepared, Unsupported, only_forward  # noqa: E402
+from .jax import threads  # noqa: E402
 
 __all__ = ["build", "threads", "version"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import MNN
 import numpy as np
 
-from bench.peers.work import Arrays, Prepared, only_forward
+from ..work import Arrays, Prepared, only_forward, program
 
 _count = 1
 
@@ -40,7 +40,7 @@ def build(work: dict[str, Any], arrays: Arrays, folder: str) -> Prepared:
     source, model = place / "model.onnx", place / "model.mnn"
     np.savez(place / "arrays.npz", **arrays)
     (place / "work.json").write_text(json.dumps(work), encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "bench.peers.runtimes.onnx_model", folder, str(source)], check=True)
+    subprocess.run([sys.executable, "-c", program("runtimes.onnx_model", folder, str(source))], check=True)
     converter = Path(sys.executable).with_name("mnnconvert")
     command = [converter, "-f", "ONNX", "--modelFile", source, "--MNNModel", model, "--bizCode", "fastconv"]
     subprocess.run(command, check=True)

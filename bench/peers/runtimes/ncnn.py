@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import ncnn
 import numpy as np
 
-from bench.peers.work import Arrays, Prepared, Unsupported, only_forward
+from ..work import Arrays, Prepared, Unsupported, only_forward
 
 _count = 1
 
@@ -39,6 +39,8 @@ def _conv(layer: dict[str, Any], number: int, arrays: Arrays, relu: bool, weight
     (kh, kw), (sh, sw), (ph, pw) = layer["kernel"], layer["stride"], layer["padding"]
     values = {0: layer["out"], 1: kw, 11: kh, 3: sw, 13: sh, 4: pw, 14: ph, 5: int(layer["bias"]), 6: weight.size}
     values |= {9: 1} if relu else {}
+    dilation_h, dilation_w = layer["dilation"]
+    values |= {2: dilation_w, 12: dilation_h} if (dilation_h, dilation_w) != (1, 1) else {}
     values |= {7: layer["groups"]} if layer["groups"] > 1 else {}
     # Four zero bytes: what follows is float32.
     weights.write(bytes(4) + weight.tobytes())
@@ -61,7 +63,18 @@ def _write(work: dict[str, Any], arrays: Arrays, text: Path, binary: Path) -> st
                     relu = number + 1 < len(layers) and layers[number + 1]["op"] == "relu"
                     kind, values = _conv(layer, number, arrays, relu, weights)
                     lines.append(_line(kind, number, blobs, values))
+                case "tanh" | "sigmoid" as op:
+                    lines.append(_line({"tanh": "TanH", "sigmoid": "Sigmoid"}[op], number, blobs, {}))
+                case "linear":
+                    weight = arrays[f"{number}.weight"]
+                    weights.write(bytes(4) + weight.tobytes())
+                    if layer["bias"]:
+                        weights.write(arrays[f"{number}.bias"].tobytes())
+                    values = {0: layer["out"], 1: int(layer["bias"]), 2: weight.size}
+                    lines.append(_line("InnerProduct", number, blobs, values))
                 case "maxpool" | "avgpool" as op:
+                    if layer.get("dilation", [1, 1]) != [1, 1]:
+                        raise Unsupported("no dilated pool")
                     (kh, kw), (sh, sw), (ph, pw) = layer["kernel"], layer["stride"], layer["padding"]
                     # 5=1: padding as given, sizes rounded down; 6=1: the mean counts padding.
                     values = {0: int(op == "avgpool"), 1: kw, 11: kh, 2: sw, 12: sh, 3: pw, 13: ph, 5: 1, 6: 1}

@@ -1,9 +1,8 @@
-"""Work as an ONNX model, for the runtimes that read one. As a program: python -m … FOLDER_OF_WORK MODEL."""
+"""Work as an ONNX model, for the runtimes that read one. `main` does it in a process of its own."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,40 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.peers.recurrent import is_recurrent, no_cell, parameters, reordered, stack
-from bench.peers.work import Arrays, Unsupported
+from ..recurrent import is_recurrent, no_cell, parameters, reordered, stack
+from ..work import Arrays, Unsupported
 
 # Understood by every runtime here; nothing newer is needed for these layers.
 OPSET, IR_VERSION = 17, 8
 
 
+def _window(layer: dict[str, Any]) -> dict[str, Any]:
+    names = {"kernel_shape": "kernel", "strides": "stride", "dilations": "dilation"}
+    return {**{name: layer[ours] for name, ours in names.items()}, "pads": layer["padding"] * 2}
+
+
 def _node(layer: dict[str, Any], number: int) -> tuple[str, list[str], dict[str, Any]]:
     """(operator, names of its weights, attributes)."""
     match layer["op"]:
-        case "relu":
-            return "Relu", [], {}
+        case "relu" | "tanh" | "sigmoid" as op:
+            return op.title(), [], {}
+        case "flatten":
+            return "Flatten", [], {}
+        case "linear":
+            return "Gemm", [f"{number}.weight", *([f"{number}.bias"] if layer["bias"] else [])], {"transB": 1}
         case "conv":
-            window = {"kernel_shape": layer["kernel"], "strides": layer["stride"], "pads": layer["padding"] * 2}
+            window = {
+                "kernel_shape": layer["kernel"],
+                "strides": layer["stride"],
+                "pads": layer["padding"] * 2,
+                "dilations": layer["dilation"],
+            }
             names = [f"{number}.weight", *([f"{number}.bias"] if layer["bias"] else [])]
             return "Conv", names, {**window, "group": layer["groups"]}
         case "maxpool":
-            return (
-                "MaxPool",
-                [],
-                {"kernel_shape": layer["kernel"], "strides": layer["stride"], "pads": layer["padding"] * 2},
-            )
+            return "MaxPool", [], _window(layer)
         case "avgpool":
-            window = {"kernel_shape": layer["kernel"], "strides": layer["stride"], "pads": layer["padding"] * 2}
+            window = {name: value for name, value in _window(layer).items() if name != "dilations"}
             return "AveragePool", [], {**window, "count_include_pad": 1}
     raise Unsupported(f"no {layer['op']}")
 
@@ -109,12 +118,8 @@ def write(work: dict[str, Any], arrays: Arrays, path: str) -> list[str]:
     return names
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def main(source: str, model: str) -> None:
+    folder = Path(source)
     with np.load(folder / "arrays.npz") as file:
         arrays = {name: file[name] for name in file.files}
-    write(json.loads((folder / "work.json").read_text(encoding="utf-8")), arrays, sys.argv[2])
-
-
-if __name__ == "__main__":
-    main()
+    write(json.loads((folder / "work.json").read_text(encoding="utf-8")), arrays, model)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from bench.peers.runtimes import onnx_model
-from bench.peers.work import Arrays, Prepared, only_forward
+from ..work import Arrays, Prepared, only_forward
+from . import onnx_model
 
 _options = onnxruntime.SessionOptions()
 

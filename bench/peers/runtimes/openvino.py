@@ -12,8 +12,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from bench.peers.recurrent import is_recurrent, lengths, no_cell, parameters, reordered, stack
-from bench.peers.work import Arrays, Prepared, Unsupported, only_forward
+from ..recurrent import is_recurrent, lengths, no_cell, parameters, reordered, stack
+from ..work import Arrays, Prepared, Unsupported, only_forward
 
 _count = 1
 
@@ -30,22 +30,30 @@ def version() -> str:
 
 
 def _layer(y: Any, layer: dict[str, Any], number: int, arrays: Arrays) -> Any:
-    if layer["op"] == "relu":
-        return ops.relu(y)
+    match layer["op"]:
+        case "relu":
+            return ops.relu(y)
+        case "tanh":
+            return ops.tanh(y)
+        case "sigmoid":
+            return ops.sigmoid(y)
+        case "linear":
+            y = ops.matmul(y, ops.constant(arrays[f"{number}.weight"]), False, True)
+            return ops.add(y, ops.constant(arrays[f"{number}.bias"][None])) if layer["bias"] else y
     if layer["op"] not in ("conv", "maxpool", "avgpool"):
         raise Unsupported(f"no {layer['op']}")
-    stride, padding, kernel = layer["stride"], layer["padding"], layer["kernel"]
+    stride, padding, kernel, dilation = (layer[name] for name in ("stride", "padding", "kernel", "dilation"))
     match layer["op"]:
         case "maxpool":
-            return ops.max_pool(y, stride, [1, 1], padding, padding, kernel, "floor").output(0)
+            return ops.max_pool(y, stride, dilation, padding, padding, kernel, "floor").output(0)
         case "avgpool":
             return ops.avg_pool(y, stride, padding, padding, kernel, False, "floor")
     weight, groups = arrays[f"{number}.weight"], layer["groups"]
     if groups == 1:
-        y = ops.convolution(y, ops.constant(weight), stride, padding, padding, [1, 1])
+        y = ops.convolution(y, ops.constant(weight), stride, padding, padding, dilation)
     else:
         split = weight.reshape(groups, -1, *weight.shape[1:])
-        y = ops.group_convolution(y, ops.constant(split), stride, padding, padding, [1, 1])
+        y = ops.group_convolution(y, ops.constant(split), stride, padding, padding, dilation)
     return ops.add(y, ops.constant(arrays[f"{number}.bias"][None, :, None, None])) if layer["bias"] else y
 
 

@@ -5,6 +5,7 @@ Sequences of different lengths are packed before the time starts, and the output
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from bench.peers.recurrent import flat, is_recurrent, lengths
-from bench.peers.work import LEARNING_RATE, Arrays, Prepared, modules
+from ..recurrent import flat, is_recurrent, lengths
+from ..work import LEARNING_RATE, Arrays, Prepared, modules
 
 
 def threads(count: int) -> int:
@@ -44,11 +45,47 @@ def _recurrent(net: Any, work: dict[str, Any], arrays: Arrays) -> Prepared:
     return Prepared(lambda: net(x), read)
 
 
+def _operation(work: dict[str, Any], arrays: Arrays, layout: torch.memory_format) -> Prepared:
+    """One gradient alone, or max pooling with its indices. Of pooling's gradients the forward pass is not timed."""
+    layer, op, shape = work["layers"][0], work["op"], tuple(work["shape"])
+    given = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    given = {name: t.contiguous(memory_format=layout) if t.ndim == 4 else t for name, t in given.items()}
+    if layer["op"] == "conv":
+        rest = tuple(layer["stride"]), tuple(layer["padding"]), tuple(layer["dilation"]), layer["groups"]
+        if op == "conv2d_grad_input":
+            call = partial(torch.nn.grad.conv2d_input, shape, given["w"], given["gy"], *rest)
+        else:
+            weight = (layer["out"], layer["in"] // layer["groups"], *layer["kernel"])
+            call = partial(torch.nn.grad.conv2d_weight, given["x"], weight, given["gy"], *rest)
+    elif layer["op"] == "linear":
+        first, second = (given["gy"], given["w"]) if op == "linear_grad_input" else (given["gy"].T, given["x"])
+        call = partial(torch.matmul, first, second)
+    else:
+        window = (tuple(layer[name]) for name in ("kernel", "stride", "padding"))
+        name, options = "avg_pool2d", {}
+        if layer["op"] == "maxpool":
+            name = "max_pool2d"
+            options = {"dilation": tuple(layer["dilation"]), "return_indices": op.endswith("indices")}
+        forward = partial(getattr(torch.nn.functional, name), **options)
+        if not op.endswith("grad"):
+            call = partial(forward, given["x"], *window)
+        else:
+            x = given.get("x", torch.zeros(shape).contiguous(memory_format=layout)).requires_grad_()
+            call = partial(torch.autograd.grad, forward(x, *window), x, given["gy"], retain_graph=True)
+
+    def read(found: Any) -> list[np.ndarray]:
+        return [t.contiguous().numpy() for t in (found if isinstance(found, tuple) else (found,))]
+
+    return Prepared(call, read)
+
+
 def build(
     work: dict[str, Any], arrays: Arrays, folder: str, layout: torch.memory_format = torch.contiguous_format
 ) -> Prepared:
     # For all calls that follow: entering a context in each of them would be part of its time.
-    torch.set_grad_enabled(work["kind"] != "forward")
+    torch.set_grad_enabled(work["kind"] != "forward" and not work.get("op", "").endswith(("_input", "_weight")))
+    if work["kind"] == "operation":
+        return _operation(work, arrays, layout)
     layers = modules(nn, work["layers"])
     net = nn.Sequential(*layers)
     net.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items() if "." in name})

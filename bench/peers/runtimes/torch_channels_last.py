@@ -4,8 +4,8 @@ from functools import partial
 
 import torch
 
-from bench.peers.runtimes.torch import build as build_in
-from bench.peers.runtimes.torch import threads, version
+from .torch import build as build_in
+from .torch import threads, version
 
 __all__ = ["build", "threads", "version"]
 

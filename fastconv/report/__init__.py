@@ -1,0 +1,1 @@
+"""Kernel comparison reports from the JSON of `pytest --benchmark --benchmark-json=run.json`."""
