@@ -185,7 +185,7 @@ def show_layers(run: runs.Run, call: tuple[float, float, float], console: Any) -
     median and quartiles of the model's own call, in seconds."""
     from rich.table import Table
 
-    from fastconv.report.terminal import milliseconds
+    from fastconv.report.cells import milliseconds
 
     (model, order), *_ = run.networks.items()
     of_case = {group.case: group for group in run.groups.values()}

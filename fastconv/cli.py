@@ -18,7 +18,7 @@ from fastconv import machine, models, testing, tuning
 from fastconv.nn import init
 from fastconv.problem import DTYPES, GATES, ConvProblem, LinearProblem, PoolProblem, Problem, RecurrentProblem
 from fastconv.registry import OPS, explain, has_meaning, operations
-from fastconv.report import runs
+from fastconv.report import command, runs
 from fastconv.summarize import Summary, summary
 from fastconv.warmup import Warmed, warmup
 
@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     timed.add_argument("--algorithms", metavar="A,B", help="of ours (default: all)")
     timed.add_argument("--quick", action="store_true", help="three rounds: to see, not to quote")
     timed.add_argument("--json", type=Path, metavar="FILE", help="keep what is found for `fastconv report`")
+
+    command.add(commands)
 
     listed = commands.add_parser("summary", help="the layers of a network: output shapes, parameters, memory")
     listed.add_argument("model", help=f"one of: {', '.join(models.BUILDERS)}")
@@ -250,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.tune:
             fits = tuning.tune(args.ops or tuple(OPS), args.seconds or 60.0, lambda text: print(text, file=sys.stderr))
             print(*tuning.table(fits), sep="\n")
+    elif args.command == "report":
+        return command.run(parser, args)
     elif args.command == "bench":
         return _bench(parser, args)
     elif args.command == "summary":

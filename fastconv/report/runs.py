@@ -146,6 +146,14 @@ class Group:
     def peers(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.role == PEER)
 
+    @property
+    def other_kernel(self) -> Row | None:
+        """The kernel that was faster than the one `auto` chose, or None: it may be so by chance."""
+        own, best = self.own, self.fastest_kernel
+        if own is None or not own.valid or best is None:
+            return None
+        return best if best.seconds < own.seconds and best.kernel != own.kernel else None
+
     def best_peer(self, runtimes: Iterable[str] = ()) -> Row | None:
         """The fastest peer that counts, of `runtimes` if any are named (a name stands for all that begin with it)."""
         wanted = tuple(runtimes)
@@ -217,6 +225,46 @@ class Limits:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of a network in a run: the forward group and those of its gradients, as far as they were measured."""
+
+    name: str
+    case: str
+    forward: Group | None
+    gradients: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network as its layers in order. Sums are over layers whose row of fastconv counts; of two alike, over both."""
+
+    name: str
+    layers: tuple[Layer, ...]
+
+    @property
+    def counted(self) -> list[Group]:
+        """The forward groups that sums are over."""
+        groups = [layer.forward for layer in self.layers if layer.forward is not None]
+        return [group for group in groups if group.own is not None and group.own.valid]
+
+    @property
+    def seconds(self) -> float:
+        """fastconv's time for all of them."""
+        return math.fsum(group.own.seconds for group in self.counted if group.own is not None)
+
+    @property
+    def best_peer(self) -> tuple[str, float] | None:
+        """(runtime, seconds) of the single peer that takes least for all of them, of those that have done all."""
+        sums: dict[str, list[float]] = {}
+        for group in self.counted:
+            for row in group.peers:
+                if row.valid:
+                    sums.setdefault(row.runtime, []).append(row.seconds)
+        whole = {name: math.fsum(times) for name, times in sums.items() if len(times) == len(self.counted)}
+        return min(whole.items(), key=lambda item: item[1], default=None)
+
+
 @dataclass(frozen=True)
 class Run:
     """All of a file. limits: at the start, at the end, and where the run was taken up again."""
@@ -241,6 +289,34 @@ class Run:
         for row in self.rows:
             found.setdefault(row.group, []).append(row)
         return {name: Group(name, rows[0].case, rows[0].op, tuple(rows)) for name, rows in found.items()}
+
+    @property
+    def peak(self) -> dict[int, float]:
+        """The FMA peak by number of threads, flop/s, at its best during the run."""
+        return {n: max(moment.fma[n] for moment in self.limits) for n in self.limits[0].fma}
+
+    @property
+    def bandwidth(self) -> dict[str, float]:
+        """What a copy reads and writes a second by level, bytes, at its best during the run."""
+        return {level: max(moment.copy[level] for moment in self.limits) for level in self.limits[0].copy}
+
+    def of_limit(self, row: Row) -> tuple[float, str]:
+        """The row's share of what the roofline of FMA peak and memory allows it, and which of both bounds it; (nan, "")
+        if it is credited with no work. Beyond 1 is an algorithm of fewer flops, or arrays that stay in a cache."""
+        shares = {"FMA": row.share, "memory": row.traffic / self.bandwidth.get("memory", math.nan)}
+        known = [(share, name) for name, share in shares.items() if share == share]
+        return max(known, default=(math.nan, ""))
+
+    def network(self, name: str) -> Network:
+        """The layers of one of `networks`. Of a case's operations the first is its forward pass."""
+
+        def layer(shown: str, case: str) -> Layer:
+            groups = [group for group in self.groups.values() if group.case == case]
+            forward = next((group for group in groups if "grad" not in group.op), None)
+            gradients = [group for group in groups if forward and group.op.startswith(f"{forward.op}_grad")]
+            return Layer(shown, case, forward, tuple(gradients))
+
+        return Network(name, tuple(layer(*names) for names in self.networks[name]))
 
     @property
     def ceiling(self) -> dict[str, float]:
