@@ -19,8 +19,8 @@ Spec = dict[str, Any]
 CLASSES = ("fastconv, chosen by auto", "fastconv, other kernels", "other runtimes", "FAIL")
 COLOURS = ("var(--own)", "var(--own-soft)", "var(--peer)", "var(--fail)")
 SHAPES = ("circle", "circle", "diamond", "cross")
-# By the width of the plot, for phones.
-SIZES = {"expr": "width < 500 ? [34, 14, 14, 26] : [70, 26, 26, 46]"}
+# In pixels, on phones and on wider plots.
+SIZES = ((34, 14, 14, 26), (70, 26, 26, 46))
 
 # Where exact results stand on a logarithmic axis of errors, and results that are wrong altogether.
 EXACT, WRONG = 1e-9, 1.0
@@ -158,36 +158,42 @@ FOCUS = "focus == '' || datum.case == focus || datum.kind == focus"
 def _points(x: str, y: str) -> list[Spec]:
     """The layers of points and, where one case is in focus, their names."""
     shared: Spec = {"x": {"field": x, "type": "quantitative"}, "y": {"field": y, "type": "quantitative"}}
-    looks: Spec = {"fill": COLOURS, "shape": SHAPES, "size": SIZES}
+    looks: Spec = {"fill": COLOURS, "shape": SHAPES}
+    # A scale whose range depends on the width is one that Vega-Lite cannot compile.
+    sizes = [
+        {"test": f"datum.class == '{name}'", "value": {"expr": f"width < 500 ? {small} : {large}"}}
+        for name, small, large in zip(CLASSES, *SIZES, strict=True)
+    ]
     marks: Spec = {
         **shared,
         **{
             # The page has a legend of its own, which fits any width.
             name: {
                 "field": "class",
-                "type": "ordinal" if name == "size" else "nominal",
+                "type": "nominal",
                 "legend": None,
                 "scale": {"domain": CLASSES, "range": values},
             }
             for name, values in looks.items()
         },
+        "size": {"condition": sizes, "value": 26},
         "opacity": {"condition": {"test": FOCUS, "value": 0.85}, "value": 0.05},
         "tooltip": TOOLTIP,
     }
     names: Spec = {**shared, "text": {"field": "row", "type": "nominal"}}
-    shown: Spec = {"data": {"name": "rows"}, "transform": [{"filter": f"isValid(datum.{x})"}]}
     return [
         {
-            **shown,
-            "mark": {"type": "point", "stroke": "var(--page)", "strokeWidth": 0.6},
-            "encoding": marks,
-        },
-        {
-            **shown,
-            "transform": [*shown["transform"], {"filter": "focus == datum.case"}],
-            "mark": {"type": "text", "align": "left", "dx": 8, "fontSize": 10, "fill": "var(--ink)"},
-            "encoding": names,
-        },
+            "data": {"name": "rows"},
+            "transform": [{"filter": f"isValid(datum.{x})"}],
+            "layer": [
+                {"mark": {"type": "point", "stroke": "var(--page)", "strokeWidth": 0.6}, "encoding": marks},
+                {
+                    "transform": [{"filter": "focus == datum.case"}],
+                    "mark": {"type": "text", "align": "left", "dx": 8, "fontSize": 10, "fill": "var(--ink)"},
+                    "encoding": names,
+                },
+            ],
+        }
     ]
 
 

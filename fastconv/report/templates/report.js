@@ -58,7 +58,7 @@
       const left = table.rows({ search: "applied" }).count();
       count.textContent = left === table.rows().count() ? `${left} rows` : `${left} of ${table.rows().count()}`;
     };
-    form.addEventListener("input", update);
+    for (const event of ["input", "change"]) form.addEventListener(event, update);
     form.addEventListener("submit", (event) => event.preventDefault());
     update();
   });

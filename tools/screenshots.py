@@ -1,0 +1,30 @@
+"""Pictures of a report: python tools/screenshots.py REPORT.html docs/report. Needs Chromium and its driver."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+
+def main() -> None:
+    page, stem = Path(sys.argv[1]).resolve(), sys.argv[2]
+    for name, width, height in (("wide", 1280, 1500), ("phone", 390, 844)):
+        options = webdriver.ChromeOptions()
+        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+            options.add_argument(argument)
+        # Named, so that selenium does not look for another one.
+        options.binary_location = shutil.which("chromium") or ""
+        with webdriver.Chrome(options, Service(shutil.which("chromedriver"))) as browser:
+            # A window is never as narrow as a phone: the device is emulated.
+            metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": name == "phone"}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            browser.get(page.as_uri())
+            browser.save_screenshot(f"{stem}-{name}.png")
+
+
+if __name__ == "__main__":
+    main()
