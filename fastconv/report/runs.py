@@ -463,19 +463,52 @@ def read(data: Any, path: str = "") -> Run:
             str(head["machine"]["line"]),
             head["machine"],
             int(head["machine"]["threads"]),
-            dict(head["peers"]),
+            {str(name): str(version) for name, version in head["peers"].items()},
             limits,
             bool(head["quick"]),
             tuple(rows),
             networks,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadRun(f"{where}is damaged: {type(error).__name__}: {error}") from error
-    if not run.limits:
-        raise BadRun(f"{where}has no limits of the machine")
-    if not run.rows:
-        raise BadRun(f"{where}has no rows")
+    wrong = _wrong(run)
+    if wrong:
+        raise BadRun(f"{where}{wrong}")
     return run
+
+
+def _wrong(run: Run) -> str:
+    """What views could not be made of, or ""."""
+    if not run.rows:
+        return "has no rows"
+    if not run.limits:
+        return "has no limits of the machine"
+    for moment in run.limits:
+        if moment.all.keys() != run.limits[0].all.keys() or not moment.fma:
+            return "has limits of the machine that do not belong together"
+        for name, rate in moment.all.items():
+            if not 0 < rate < math.inf:
+                return f"has {name} = {rate}: needs a positive number"
+    seen = set()
+    for row in run.rows:
+        key = (row.group, row.name)
+        if key in seen:
+            return f"has {row.group}: {row.name} twice"
+        seen.add(key)
+        if "/" not in row.name or row.role not in (KERNEL, LAYER, PEER, ASIDE):
+            return f"has a row name={row.name!r}, role={row.role!r}, which is none of these benchmarks"
+        if row.rounds:
+            times = (row.shortest, row.low, row.seconds, row.high)
+            if not all(0 < time < math.inf for time in times) or list(times) != sorted(times):
+                return f"has {row.group}: {row.name} with times {times}: needs positive ones, min ≤ q1 ≤ median ≤ q3"
+        elif row.timed:
+            return f"has {row.group}: {row.name} with times of no rounds"
+        for value in (row.flops, row.bytes):
+            if not 0 <= value < math.inf:
+                return f"has {row.group}: {row.name} with flops {row.flops}, bytes {row.bytes}: needs finite ones"
+        if math.isinf(row.peak) or row.peak <= 0:
+            return f"has {row.group}: {row.name} with an FMA peak of {row.peak}"
+    return ""
 
 
 def load(path: str | Path) -> Run:
