@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -44,6 +44,11 @@ class Clock:
 CLOCK = Clock()
 
 
+def usage_error(text: str) -> NoReturn:
+    """End the run. A UsageError would be an error of every file by now."""
+    pytest.exit(text, returncode=pytest.ExitCode.USAGE_ERROR)
+
+
 def wanted_peers(config: pytest.Config) -> tuple[str, ...]:
     """The peers that have rows."""
     there = driver.installed()
@@ -52,9 +57,9 @@ def wanted_peers(config: pytest.Config) -> tuple[str, ...]:
     names = [name for name in config.option.peers.split(",") if name not in ("", "none")]
     for name in names:
         if name not in PEERS:
-            raise pytest.UsageError(f"--peers: {name!r} is not one of {','.join(PEERS)}, none")
+            usage_error(f"--peers: {name!r} is not one of {','.join(PEERS)}, none")
         if name not in there:
-            raise pytest.UsageError(f"--peers: {name} is not installed and has no environment: make bench-env")
+            usage_error(f"--peers: {name} is not installed and has no environment: make bench-env")
     return tuple(name for name in PEERS if name in names)
 
 
@@ -195,7 +200,7 @@ def sitting(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iter
     try:
         journal = Journal(options.journal, head, options.resume)
     except CannotResume as error:
-        pytest.exit(f"--resume: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+        usage_error(f"--resume: {error}")
     record.limits, record.about = journal.limits, journal.about
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

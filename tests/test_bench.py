@@ -1,14 +1,20 @@
-"""`pytest --benchmark` as its users call it: in a child process, on the smallest rows."""
+"""`pytest --benchmark` as its users call it: in a child process, on the smallest rows, without other runtimes."""
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from helpers import child
 
 from fastconv import machine, testing
-from fastconv.measure import scratch_bytes
+from fastconv.measure import kept_bytes, scratch_bytes
 from fastconv.registry import kernels
+from fastconv.report import runs
 
 OPS = ("linear", "linear_grad_input", "linear_grad_weight")
 
@@ -33,10 +39,15 @@ def lazy(p, x, w, b, y, scratch):
 """
 
 
-def run(*arguments, plugins=None):
+ROOT = Path(__file__).parents[1]
+SHORT = "--benchmark-max-time=0.01"
+
+
+def run(*arguments, plugins=None, journal=None):
     """pytest with these arguments, in the repository's root, and with the modules in the folder `plugins`."""
     path = os.pathsep.join(map(str, filter(None, (plugins, os.environ.get("PYTHONPATH")))))
-    return child("-m", "pytest", *arguments, PYTHONPATH=path or None)
+    more = ("--peers", "none", f"--journal={journal or os.devnull}") if "--benchmark" in arguments else ()
+    return child("-m", "pytest", *arguments, *more, PYTHONPATH=path or None)
 
 
 def collected(*arguments):
@@ -48,19 +59,22 @@ def collected(*arguments):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """(stdout, JSON) of three rows."""
-    path = tmp_path_factory.mktemp("bench") / "rows.json"
-    arguments = (f"--benchmark-json={path}", "--benchmark-columns=median,rounds", "--benchmark-sort=name")
-    done = run("--benchmark", *arguments, "-k", "lenet-fc3 and gemm")
+    """(stdout, JSON, lines of the journal) of three groups with our kernels and, of the forward pass, our layer."""
+    folder = tmp_path_factory.mktemp("bench")
+    path, journal = folder / "rows.json", folder / "journal.jsonl"
+    arguments = (f"--benchmark-json={path}", "--benchmark-columns=median,rounds", "--benchmark-sort=name", SHORT)
+    done = run("--benchmark", *arguments, "-k", "lenet-fc3", journal=journal)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, json.loads(path.read_text())
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    return done.stdout, json.loads(path.read_text()), lines
 
 
 def test_groups_are_a_case_and_an_operation(report):
-    assert [(row["group"], row["param"]) for row in report[1]["benchmarks"]] == [
-        (f"lenet-fc3 {op}", f"{op}/gemm/cpu-lenet-fc3") for op in OPS
-    ]
-    assert "3 passed" in report[0]
+    names = [(row["group"], row["param"]) for row in report[1]["benchmarks"]]
+    wanted = [(f"lenet-fc3 {op}", f"{op}/{name}/cpu-lenet-fc3") for op in OPS for name in ("gemm", "naive")]
+    wanted.append(("lenet-fc3 linear", "linear/fastconv-lenet-fc3"))
+    assert sorted(names) == sorted(wanted)
+    assert "7 passed" in report[0]
 
 
 def test_rows_carry_what_they_must_be_read_with(report):
@@ -69,25 +83,38 @@ def test_rows_carry_what_they_must_be_read_with(report):
     here = machine.machine()
     for row in report[1]["benchmarks"]:
         notes = dict(row["extra_info"])
-        kernel = by_name[notes["kernel"]]
-        arrays = testing.inputs(kernel.op, problem)
-        outputs = testing.poisoned_run(kernel, problem, arrays)
+        own = by_name.get(notes["name"])
         rate = problem.flops / row["stats"]["median"]
         assert notes.pop("gflops") == pytest.approx(rate / 1e9)
         assert notes.pop("share_of_peak") == pytest.approx(rate / 1e9 / notes.pop("fma_peak_gflops"))
         assert notes.pop("gbytes_per_second") == pytest.approx(problem.bytes / row["stats"]["median"] / 1e9)
         assert notes.pop("steady") in (True, False)
         assert notes.pop("git")
+        assert 0 < notes.pop("processors") < 3
+        kernel = by_name[notes.pop("kernel")]
+        arrays = testing.inputs(kernel.op, problem)
+        oracle = testing.Oracle(kernel.op, problem, arrays)
+        outputs = testing.poisoned_run(kernel, problem, arrays)
+        assert notes.pop("error") == pytest.approx(oracle.largest_error(outputs))
+        assert notes.pop("kernel_error") == pytest.approx(oracle.error(outputs))
+        assert notes.pop("kernel_limit") == kernel.limit
+        notes.pop("restless", None)
+        if own is not None:
+            assert notes.pop("scratch_bytes") == scratch_bytes(own, problem)
+            assert notes.pop("kept_bytes") == kept_bytes(own, problem)
+        if notes["chosen"]:
+            assert notes.pop("goal") == {}
+        assert notes.pop("chosen") == (own is None or (kernel.op != "linear" and kernel.algorithm == "gemm"))
         assert notes == {
-            "kernel": kernel.name,
+            "name": own.name if own is not None else "linear/fastconv",
+            "runtime": "fastconv",
+            "role": "layer" if own is None else "kernel",
             "op": kernel.op,
             "case": "lenet-fc3",
+            "problem": "64×84 → 10",
             "flops": problem.flops,
             "bytes": problem.bytes,
-            "scratch_bytes": scratch_bytes(kernel, problem),
-            "error": testing.error(kernel.op, problem, arrays, outputs),
-            "largest_error": testing.largest_error(kernel.op, problem, arrays, outputs),
-            "limit": kernel.limit,
+            "reproduce": f'pytest --benchmark -k "{notes["name"]}-lenet-fc3"',
             "machine": here.line(),
             "threads": here.threads,
             "threading_layer": here.threading_layer,
@@ -95,25 +122,43 @@ def test_rows_carry_what_they_must_be_read_with(report):
         }
 
 
-def test_the_machine_and_its_peak_stand_beside_the_rows(report):
-    stdout, data = report
-    known, peak = data["fastconv"], data["fastconv"]["fma_peak"]
-    assert known["machine"] == machine.machine().line()
-    assert 0 < peak["start"] <= peak["best"]
-    assert 0 < peak["end"] <= peak["best"]
+def test_the_machine_and_its_limits_stand_beside_the_rows(report):
+    stdout, data, _ = report
+    known, here = data["fastconv"], machine.machine()
+    assert known["machine"]["line"] == here.line()
+    assert known["machine"]["threads"] == here.threads
+    assert known["machine"]["features"]
+    assert len(known["limits"]) == 2
+    for moment in known["limits"]:
+        assert set(moment["fma"]) == {"1", str(here.threads)}
+        assert set(moment["copy"]) == {"L2", "L3", "memory"}
+        assert min(*moment["fma"].values(), *moment["copy"].values()) > 1e8
+    assert known["groups"] == [f"lenet-fc3 {op}" for op in OPS]
+    assert (known["untimed"], known["peers"], known["quick"]) == ([], {}, False)
+    assert ["fc3", "lenet-fc3"] in known["networks"]["LeNet-5, 64 images"]
     summary = stdout[stdout.index("= fastconv =") :]
-    assert known["machine"] in summary
-    assert f"{peak['start'] / 1e9:.0f} GFLOP/s at start, {peak['end'] / 1e9:.0f} at end" in summary
+    assert here.line() in summary
+    assert "lenet-fc3 linear" in summary
 
 
-def test_the_errors_of_winograd_are_printed():
-    done = run("--benchmark", "-k", "conv2d/winograd and vgg5")
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout[done.stdout.index("computed in tiles") :].splitlines()
-    errors = {words[0]: float(words[1]) for words in map(str.split, lines) if words and "winograd" in words[0]}
-    assert sorted(errors) == [*(f"conv2d/winograd_f{m}/cpu" for m in (2, 4, 6)), "conv2d/winograd_row/cpu"]
-    assert 0 < errors["conv2d/winograd_f2/cpu"] < 3e-6
-    assert 0 < errors["conv2d/winograd_f4/cpu"] < 3e-6 < errors["conv2d/winograd_f6/cpu"]
+def test_reports_read_it(report):
+    run = runs.read(report[1])
+    assert list(run.groups) == [f"lenet-fc3 {op}" for op in OPS]
+    assert [group.own.name for group in run.groups.values()] == [
+        "linear/fastconv",
+        *(f"{op}/gemm/cpu" for op in OPS[1:]),
+    ]
+    assert {group.verdict for group in run.groups.values()} == {"no peer"}
+
+
+def test_the_times_are_those_of_the_journal(report):
+    cells = {line["group"]: line["cells"] for line in report[2] if "group" in line}
+    for row in report[1]["benchmarks"]:
+        times = cells[row["group"]][row["extra_info"]["name"]]["times"]
+        assert row["stats"]["rounds"] == len(times)
+        # The timer adds times up, and pytest-benchmark subtracts.
+        assert row["stats"]["min"] == pytest.approx(min(times), rel=1e-6)
+        assert row["stats"]["median"] == pytest.approx(sorted(times)[len(times) // 2], rel=0.05)
 
 
 def test_benchmarks_options_choose_the_columns(report):
@@ -133,49 +178,111 @@ def test_every_kernel_and_bench_case_is_a_row():
     assert all(name.startswith("bench/") for name in found)
     names = [name.partition("[")[2].removesuffix("]") for name in found]
     assert len(names) == len(set(names))
-    rows = {name for name in names if "/torch-" not in name}
+    rows = {name for name in names if "/cpu-" in name}
     assert rows == {f"{kernel.name}-{case.name}" for kernel, case in testing.grid(small=False)}
+    assert "network/fastconv-vgg16-1" in names
+
+
+def test_quick_has_few_kernels_of_few_groups():
+    names = [name.partition("[")[2].removesuffix("]") for name in collected("--benchmark", "--quick")]
+    assert len([name for name in names if name.endswith("-vgg3_2") and name.startswith("conv2d/")]) in (4, 5)
+    assert "conv2d/winograd_f4/cpu-vgg3_2" in names
+    assert "conv2d/naive/cpu-vgg3_2" not in names
+    assert not any("resnet-stem" in name for name in names)
 
 
 def test_a_file_and_an_expression_choose_rows():
-    found = collected("--benchmark", "bench/test_conv.py", "-k", "lenet and conv2d_grad_input and not torch")
+    found = collected("--benchmark", "bench/test_conv.py", "-k", "lenet and conv2d_grad_input and cpu")
     wanted = [k.name for k, case in testing.grid(small=False) if k.op == "conv2d_grad_input" and "lenet" in case.name]
     assert sorted(name.partition("[")[2].partition("-")[0] for name in found) == sorted(wanted)
 
 
-def test_a_row_over_its_limit_fails_and_has_no_speed(tmp_path):
+@pytest.mark.parametrize("options", [(), ("--benchmark-disable",)])
+def test_a_row_over_its_limit_fails_and_has_no_speed(tmp_path, options):
     (tmp_path / "wrong_kernels.py").write_text(WRONG)
     path = tmp_path / "rows.json"
-    chosen = ("-k", "lenet-fc3 and linear/ and (gemm or wrong or lazy)", "--benchmark-max-time=0.01")
+    chosen = ("-k", "lenet-fc3 and linear/ and (gemm or wrong or lazy)", SHORT, *options)
     done = run("--benchmark", "-p", "wrong_kernels", *chosen, f"--benchmark-json={path}", plugins=tmp_path)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     assert "2 failed" in done.stdout
     assert "linear/wrong/cpu on lenet-fc3: error " in done.stdout
-    assert "linear/lazy/cpu on lenet-fc3: error inf is over its limit 2" in done.stdout
+    assert "linear/lazy/cpu on lenet-fc3: error inf is over the kernel's limit 2" in done.stdout
+    if options:
+        return
     table = done.stdout[done.stdout.index("benchmark 'lenet-fc3 linear': 1 tests") : done.stdout.index("Legend")]
     assert "gemm" in table
     assert "wrong" not in table
     assert "lazy" not in table
-    assert [row["extra_info"]["kernel"] for row in json.loads(path.read_text())["benchmarks"]] == ["linear/gemm/cpu"]
+    run_of = runs.load(path)
+    assert [row.name for row in run_of.rows if row.timed] == ["linear/gemm/cpu"]
+    assert sorted(row.name for row in run_of.failures) == ["linear/lazy/cpu", "linear/wrong/cpu"]
 
 
 def test_a_run_that_stops_early_reports_its_rows(tmp_path):
     (tmp_path / "wrong_kernels.py").write_text(WRONG)
     path = tmp_path / "rows.json"
-    chosen = ("-x", "-k", "lenet-fc3 and linear/ and not naive and not torch", "--benchmark-max-time=0.01")
+    chosen = ("-x", "-k", "lenet-fc3 and linear/ and (gemm or lazy)", SHORT)
     done = run("--benchmark", "-p", "wrong_kernels", *chosen, f"--benchmark-json={path}", plugins=tmp_path)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     (row,) = json.loads(path.read_text())["benchmarks"]
     assert row["extra_info"]["share_of_peak"] > 0
 
 
-def test_a_run_without_timing_still_checks_values(tmp_path):
-    (tmp_path / "wrong_kernels.py").write_text(WRONG)
-    chosen = ("-k", "lenet-fc3 and linear/ and (gemm or wrong)", "--benchmark-disable")
-    done = run("--benchmark", "-p", "wrong_kernels", *chosen, plugins=tmp_path)
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
-    assert "1 failed, 1 passed" in done.stdout
+def measured_groups(journal):
+    """The groups that are in a journal, as often as they were measured."""
+    if not journal.exists():
+        return []
+    whole = journal.read_text().rpartition("\n")[0].split("\n")
+    return [line["group"] for line in map(json.loads, filter(None, whole)) if "group" in line]
+
+
+def test_a_killed_run_loses_nothing_and_goes_on(tmp_path):
+    journal, path = tmp_path / "journal.jsonl", tmp_path / "rows.json"
+    chosen = ("-k", "lenet-fc3 and gemm", SHORT)
+    command = [sys.executable, "-m", "pytest", "--benchmark", *chosen, "--peers", "none", f"--journal={journal}"]
+    killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not measured_groups(journal) and time.monotonic() < end and killed.poll() is None:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = measured_groups(journal)
+    assert 1 <= len(before) < 3, before
+    done = run("--benchmark", *chosen, "--resume", f"--benchmark-json={path}", journal=journal)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(measured_groups(journal)) == sorted(f"lenet-fc3 {op}" for op in OPS)
+    run_of = runs.load(path)
+    assert len(run_of.groups) == 3
+    # The machine was measured at the start of the first sitting, and at both ends of the second.
+    assert len(run_of.limits) == 3
+    # Of a group that other rows are asked of, all are measured again: in turn, or they say nothing of each other.
+    done = run("--benchmark", "-k", "lenet-fc3 and linear/", SHORT, "--resume", journal=journal)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert measured_groups(journal).count("lenet-fc3 linear") == 2
+
+
+def test_another_run_is_not_resumed(tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text('{"head": {"git": "of another revision"}}\n')
+    done = run("--benchmark", "--resume", "-k", "lenet-fc3 and gemm", journal=journal)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "measure again without --resume" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("peers", "reason"), [("pytorch", "'pytorch' is not one of torch,"), ("torch,,x", "'x' is not one of torch")]
+)
+def test_peers_that_there_are_not(peers, reason):
+    done = child("-m", "pytest", "--benchmark", "--collect-only", "--peers", peers)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert reason in done.stdout + done.stderr
+
+
+def test_peers_that_are_not_installed(tmp_path):
+    done = child("-m", "pytest", "--benchmark", "--collect-only", "--peers", "ncnn", FASTCONV_PEERS=tmp_path)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "ncnn is not installed and has no environment: make bench-env" in done.stdout + done.stderr
 
 
 def test_without_pytest_benchmark_there_are_tests_and_a_clear_error():
@@ -190,3 +297,59 @@ def test_a_path_into_bench_needs_the_option():
     done = run("bench/test_conv.py")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "run them with pytest --benchmark" in done.stderr
+
+
+@pytest.fixture
+def own_model(tmp_path):
+    path = tmp_path / "my_model.py"
+    path.write_text(
+        "from fastconv import nn\n\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5))\n\n"
+        "def nothing():\n    return 3\n"
+    )
+    return path
+
+
+def bench(*arguments):
+    return child("-m", "fastconv.cli", "bench", *arguments, "--peers", "none", "--quick", COLUMNS=200)
+
+
+def test_a_layer_of_one_s_own(tmp_path):
+    path = tmp_path / "mine.json"
+    sizes = ("conv2d", 1, 3, 9, 9, 4, 3, "--padding", 1)
+    done = bench(*sizes, "--algorithms", "direct,naive", "--json", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("conv2d/direct/cpu", "conv2d/naive/cpu", "conv2d/fastconv"):
+        assert name in done.stdout
+    assert "1×3×9×9 → 4, 3×3, padding 1" in done.stdout
+    (group,) = runs.load(path).groups.values()
+    assert len(group.rows) == 3
+    assert all("fastconv" in row.reproduce and "--padding 1" in row.reproduce for row in group.rows)
+
+
+def test_a_model_of_one_s_own(own_model):
+    done = bench("--model", f"{own_model}:build", "--input", "2,1,8,8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in ("2×1×8×8 → 4, 3×3", "2×4×6×6, 2×2, stride 2", "2×36 → 5", "sum of the layers", "the model's own call"):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "needs a problem, or --model and --input"),
+        (["--model", "x.py:build"], "belong together"),
+        (["--model", "x.py:build", "--input", "1,3"], "there is no file x.py"),
+        (["--model", "x", "--input", "1,3"], "needs FILE.py:FUNCTION or one of"),
+        (["--model", "{model}:none", "--input", "1,3"], "has no function none"),
+        (["--model", "{model}:nothing", "--input", "1,3"], "returned int"),
+        (["--model", "{model}:build", "--input", "1,3,x"], "needs a shape with the batch"),
+        (["conv2d", "1", "2"], "needs 7"),
+        (["linear", "1", "2", "3", "--algorithms", "winograd"], "algorithm='winograd': no kernel of linear"),
+    ],
+)
+def test_bench_names_what_is_wrong(own_model, arguments, reason):
+    done = bench(*(word.format(model=own_model) for word in arguments))
+    assert done.returncode == 2
+    assert reason in done.stderr.splitlines()[-1]

@@ -1,32 +1,45 @@
 """bench/peers without any peer: fake workers, whose answers the tests know."""
 
 import json
-import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.peers import __main__ as command
-from bench.peers import cases, driver, expected, table
-from bench.peers.cases import Case
+from fastconv import nn, testing
+from fastconv.peers import cases, driver, expected, groups
+from fastconv.peers.cases import Case
+from fastconv.peers.driver import Budget, Plan
+from fastconv.peers.groups import Contender, Given, Group
+from fastconv.peers.journal import CannotResume, Journal
+from fastconv.peers.record import Record
+from fastconv.peers.work import modules, program
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem
+from fastconv.registry import OPS, has_meaning, kernels
+from fastconv.report import runs
 
-ROOT = Path(__file__).parents[1]
+BUDGET = Budget(3, 0.05, 60.0, 2)
 
 
 def conv_work(kind="forward"):
-    layer = {"op": "conv", "in": 2, "out": 3, "kernel": [2, 3], "stride": [1, 2], "padding": [0, 1], "groups": 1}
-    return {"kind": kind, "shape": [2, 2, 5, 7], "layers": [{**layer, "bias": True}]}
+    window = {"kernel": [2, 3], "stride": [1, 2], "padding": [0, 1], "dilation": [1, 1]}
+    return {
+        "kind": kind,
+        "shape": [2, 2, 5, 7],
+        "layers": [{"op": "conv", "in": 2, "out": 3, **window, "groups": 1, "bias": True}],
+    }
 
 
 class Fake:
     """A worker that does the work with the reference: `seconds` a call, `error` added to every output."""
 
-    def __init__(self, name, log, seconds=1e-3, error=0.0, crash="", cannot=""):
-        self.name, self.log, self.seconds, self.error = name, log, seconds, error
+    def __init__(self, name, log, seconds=1e-3, error=0.0, crash="", cannot="", lazy=False):
+        self.name, self.log, self.seconds, self.error, self.lazy = name, log, seconds, error, lazy
         self.crash, self.cannot, self.closed = crash, cannot, False
+        self.made = {}
 
     def ask(self, do, **arguments):
         self.log.append((self.name, do, arguments))
@@ -40,233 +53,284 @@ class Fake:
     def hello(self):
         return {"version": f"{self.name} 1", "threads": 2}
 
-    def build(self, folder):
+    def clear(self):
+        self.made = {}
+        return {}
+
+    def build(self, folder, slot="", options=None):
         if self.cannot:
             return {"cannot": self.cannot}
         folder = Path(folder)
         work = json.loads((folder / "work.json").read_text())
         with np.load(folder / "arrays.npz") as file:
-            self.outputs_of_call = expected.outputs(work, dict(file))
+            self.made[slot] = expected.outputs(work, dict(file))
         return {}
 
-    def turn(self, discard, calls, repeat=1):
+    def turn(self, discard, calls, repeat=1, slot="", poison=False):
         return {"seconds": [self.seconds] * calls, "settled": True, "settling": 0.0, "processors": 2.0}
 
-    def outputs(self, file):
-        np.savez(file, *(y + self.error * np.abs(y).max() for y in self.outputs_of_call))
+    def outputs(self, file, slot=""):
+        np.savez(file, *(y + self.error * np.abs(y).max() for y in self.made[slot]))
         return {"kernel": ""}
 
 
-def measured(rounds=3, **fakes):
-    """(cells, log) of a small convolution with these fake workers."""
+def of_work(names, work=None, **more):
+    """A group of one piece of work, a contender for each process; "x:y" is a row y of the process x."""
+    rows = [Contender(f"network/{n}", n.split(":")[0], "layer" if n == "fastconv" else "peer") for n in names]
+    return Group("small network", "small", "network", tuple(rows), None, work or conv_work(), **more)
+
+
+def measured(budget=BUDGET, group=None, peak=None, **fakes):
+    """(cells by process, log) of a small convolution with these fake workers."""
     log = []
     pool = driver.Pool(lambda name: Fake(name, log, **fakes[name]))
-    cells = driver.measure(Case("small", conv_work(), ratio=1.0), fakes, pool, rounds, 60.0, lambda text: None)
-    return cells, log
+    group = group or of_work(fakes)
+    found = driver.measure(group, group.contenders, pool, budget, peak=peak)
+    return {name.split("/")[1]: cell for name, cell in found.cells.items()}, log
 
 
-def cell(seconds=1.0, error=1e-7, **more):
-    return {"seconds": seconds, "low": seconds, "high": seconds, "count": 1, "error": error, **more}
-
-
-def judged(own, ratio=0.7, seconds=None, **peers):
-    return table.verdict(Case("c", conv_work(), ratio, seconds), {"fastconv": own, **peers})
+def turns(log):
+    """Who had turns, after building and checking, in which each has some of its own: those have no `repeat`."""
+    return [name for name, do, arguments in log if do == "turn" and "repeat" in arguments]
 
 
 def test_turns_alternate():
-    _, log = measured(3, a={}, b={}, c={})
-    # After the building and checking, in which each has some turns of its own.
-    turns = [name for name, do, arguments in log if do == "turn" and arguments["discard"]]
-    assert turns == ["a", "b", "c"] * 3
+    _, log = measured(a={}, b={}, c={})
+    assert turns(log) == ["a", "b", "c"] * 3
 
 
-def test_every_turn_discards_its_first_call():
-    _, log = measured(2, a={"seconds": 1.0}, b={"seconds": 1e-3}, c={"seconds": 1e-6})
-    plans = {name: arguments for name, do, arguments in log if do == "turn" and arguments["discard"]}
-    assert plans["a"] == {"discard": 1, "calls": 1, "repeat": 1}
-    assert plans["b"] == {"discard": 12, "calls": 50, "repeat": 1}
-    assert plans["c"] == {"discard": 12, "calls": 50, "repeat": 1000}
+def test_every_turn_discards_its_first_call_and_poisons_its_last():
+    _, log = measured(a={"seconds": 0.2}, b={"seconds": 1e-3}, c={"seconds": 1e-6})
+    plans = {name: arguments for name, do, arguments in log if do == "turn" and "repeat" in arguments}
+    wanted = {"a": (1, 1, 1), "b": (12, 50, 1), "c": (12, 50, 1000)}
+    for name, (discard, calls, repeat) in wanted.items():
+        assert plans[name] == {
+            "slot": f"network/{name}",
+            "discard": discard,
+            "calls": calls,
+            "repeat": repeat,
+            "poison": True,
+        }
 
 
-def test_cells_hold_statistics_and_error():
-    cells, _ = measured(3, a={"error": 1e-3}, fastconv={})
+def test_a_long_call_has_few_rounds():
+    assert Plan.of(0.3, Budget(10)) == Plan(0, 1, 1, 3)
+    assert Plan.of(1e-3, Budget(10)).rounds == 10
+    cells, log = measured(Budget(6, 0.05, 60.0), a={"seconds": 0.3}, b={})
+    assert turns(log) == ["a", "b"] * 3 + ["b"] * 3
+    assert len(cells["a"]["times"]) == 3
+
+
+def test_after_its_seconds_a_group_has_the_fewest_rounds():
+    _, log = measured(Budget(20, 0.05, 0.0), a={})
+    assert turns(log) == ["a"] * driver.FEWEST_ROUNDS
+
+
+def test_cells_hold_times_and_error():
+    cells, _ = measured(a={"error": 1e-3}, fastconv={})
     assert cells["a"]["error"] == pytest.approx(1e-3, rel=1e-3)
-    assert cells["a"]["seconds"] == cells["a"]["low"] == 1e-3
-    assert cells["a"]["count"] == 150
+    assert cells["a"]["times"] == [1e-3] * 150
     assert cells["fastconv"]["error"] < 1e-6
 
 
+def test_the_peak_has_a_turn_in_each_round():
+    rates = iter([3.0, 1.0, 2.0])
+    log = []
+    pool = driver.Pool(lambda name: Fake(name, log))
+    group = of_work(["fastconv", "a"], flops=4.0)
+    found = driver.measure(group, group.contenders, pool, BUDGET, peak=lambda: next(rates))
+    assert found.peaks == [3.0, 1.0, 2.0]
+    record = Record("abc", limits=[{"fma": {str(Record("").machine.threads): 3.0}, "copy": {}}])
+    notes = record.add(group, group.contenders[0], found, "again")
+    assert notes["fma_peak_gflops"] == pytest.approx(2e-9)
+    assert notes["share_of_peak"] == pytest.approx(4.0 / 1e-3 / 2.0)
+    # A machine that was a third slower around this row than at other times says that its time is not settled.
+    assert notes["steady"] is False
+
+
 @pytest.mark.parametrize("command", ["hello", "build", "turn", "outputs"])
-def test_crashed_worker_ends_only_itself(command):
-    cells, log = measured(3, a={}, b={"crash": command}, c={})
+def test_a_crashed_worker_ends_only_itself(command):
+    cells, log = measured(a={}, b={"crash": command}, c={})
     assert cells["b"] == {"crashed": "Segmentation fault"}
-    assert cells["a"]["count"] == cells["c"]["count"] == 150
-    assert [name for name, do, _ in log].count("b") <= 4
+    assert len(cells["a"]["times"]) == len(cells["c"]["times"]) == 150
+    assert [name for name, do, _ in log if do not in ("hello", "clear")].count("b") <= 4
 
 
-def test_crashed_worker_starts_again_for_the_next_case():
+def test_a_crash_ends_all_rows_of_its_process_and_of_no_other():
+    log = []
+    pool = driver.Pool(lambda name: Fake(name, log, crash="turn" if name == "b" else ""))
+    group = of_work(["a", "b:1", "b:2"])
+    found = driver.measure(group, group.contenders, pool, BUDGET)
+    assert found.cells["network/b:1"] == found.cells["network/b:2"] == {"crashed": "Segmentation fault"}
+    assert len(found.cells["network/a"]["times"]) == 150
+
+
+def test_a_crashed_worker_starts_again_for_the_next_group():
     started, log = [], []
 
     def start(name):
         started.append(name)
         return Fake(name, log, crash="turn" if started.count(name) == 1 else "")
 
-    pool = driver.Pool(start)
-    case = Case("small", conv_work())
-    first, second = (driver.measure(case, ["a"], pool, 1, 1.0, lambda text: None) for _ in range(2))
-    assert first["a"] == {"crashed": "Segmentation fault"}
-    assert second["a"]["count"] == 50
+    pool, group = driver.Pool(start), of_work(["a"])
+    first, second = (driver.measure(group, group.contenders, pool, Budget(1)).cells["network/a"] for _ in range(2))
+    assert first == {"crashed": "Segmentation fault"}
+    assert len(second["times"]) == 50
     assert started == ["a", "a"]
 
 
 def test_cannot_is_told_in_the_cell():
-    cells, _ = measured(1, a={"cannot": "no training"}, b={})
+    cells, _ = measured(a={"cannot": "no training"}, b={})
     assert cells["a"] == {"cannot": "no training"}
-    assert table.cell_text("a", cells["a"]) == "no training"
 
 
-def test_real_worker_that_dies_is_a_crash(tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "python", lambda peer: sys.executable)
+def test_a_real_worker_that_dies_is_a_crash(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "interpreter", lambda runtime: sys.executable)
     worker = driver.Worker("no_such_runtime", 1, tmp_path)
     with pytest.raises(driver.Crashed, match=r"No module named .*no_such_runtime"):
         worker.ask("hello")
     worker.close()
 
 
-def test_fresh_processes_alternate_and_the_first_round_does_not_count():
+def test_starts_alternate_and_the_first_round_does_not_count():
     log, caches = [], []
 
     def start(name, cache):
         caches.append((name, cache))
         return Fake(name, log)
 
-    case = Case("first", conv_work(), seconds=1.0, fresh="empty")
-    cells = driver.measure_fresh(case, ["fastconv", "torch"], start, 2, lambda text: None)
+    group = of_work(["fastconv", "torch"], fresh="empty")
+    cells = driver.measure_starts(group, group.contenders, start, BUDGET).cells
     assert [name for name, _ in caches] == ["fastconv", "torch"] * 3
     assert len({cache for _, cache in caches}) == 3
-    assert cells["fastconv"]["count"] == 2
-    assert 0 < cells["torch"]["seconds"] < 1
+    assert len(cells["network/fastconv"]["times"]) == 2
+    assert 0 < min(cells["network/torch"]["times"]) < 1
 
 
-def test_pass_and_short():
-    assert judged(cell(0.7), a=cell(1.0), b=cell(1.5)) == {"best": "a", "ratio": 0.7, "verdict": "PASS", "reason": ""}
-    assert judged(cell(0.71), a=cell(1.0))["verdict"] == "short"
-    assert judged(cell(2e-6), None, 3e-6, a=cell(1e-6))["verdict"] == "PASS"
-    assert judged(cell(4e-6), None, 3e-6, a=cell(9.0))["verdict"] == "short"
-    assert judged(cell(0.1), 0.7, 0.05, a=cell(1.0))["verdict"] == "short"
+def test_dense_work_has_turns_in_the_same_rounds_and_is_checked():
+    from test_peers_rnn import small
+
+    work, log = small("lstm", lengths=[2, 4, 1]), []
+    group = groups.of_case(Case("c", work, {"per_step": 1.1}, "", dense=small("lstm"), flops=7.0), ("torch",))
+    pool = driver.Pool(lambda name: Fake(name, log))
+    cells = driver.measure(group, group.contenders, pool, BUDGET).cells
+    assert turns(log) == ["fastconv", "fastconv_dense", "torch"] * 3
+    # The fake ones do the work that is given to them: each was compared with its own.
+    assert max(cell["error"] for cell in cells.values()) < 1e-6
+    folders = [arguments["folder"] for _, do, arguments in log if do == "build"]
+    assert folders[0] == folders[2] != folders[1]
 
 
-def test_wrong_peer_wins_nothing_but_is_shown():
-    found = judged(cell(0.5), wrong=cell(0.1, error=2e-5), nan=cell(0.1, error=float("nan")), right=cell(1.0))
-    assert (found["best"], found["ratio"]) == ("right", 0.5)
-    assert table.cell_text("wrong", cell(0.1, error=2e-5)) == "100 error 2e-05"
+def test_kernels_share_a_process_and_are_judged_by_their_own_limits(tmp_path):
+    problem = testing.CASES["linear-odd"].problem
+    group = groups.of_problem("odd", problem, "linear", ())
+    assert [one.name for one in group.contenders] == ["linear/gemm/cpu", "linear/naive/cpu", "linear/fastconv"]
+    assert group.chosen == "linear/fastconv"
+    pool = driver.Pool(lambda name: driver.Worker(name, 2, tmp_path))
+    try:
+        found = driver.measure(group, group.contenders, pool, Budget(2, 0.001))
+    finally:
+        pool.close()
+    assert set(pool.about) == {"kernels", "fastconv"}
+    for one in group.contenders:
+        cell = found.cells[one.name]
+        assert cell["times"]
+        assert 0 < cell["error"] < runs.ERROR_LIMIT
+        assert 0 < cell["kernel_error"] <= cell["kernel_limit"]
+    assert found.cells["linear/fastconv"]["kernel"].startswith("linear/")
 
 
-def test_no_valid_peer():
-    assert judged(cell(0.5), wrong=cell(0.1, error=1.0), gone={"crashed": "x"})["verdict"] == "no peer"
+@pytest.mark.parametrize("role", ["kernel", "peer"])
+def test_wrong_outputs_are_told(role):
+    problem = testing.CASES["conv-bias"].problem
+    group = groups.of_problem("c", problem, "conv2d", ())
+    given = Given.of(group)
+    check = driver.Check(group, given)
+    one = next(one for one in group.contenders if one.role == "kernel")
+    one = one if role == "kernel" else Contender("conv2d/x", "x", "peer")
+    kernel = one.name if role == "kernel" else ""
+    y = check.wanted[0].astype(np.float32)
+    right, wrong, missing = {}, {}, {}
+    check(one, [y], kernel, right)
+    check(one, [y + 1e-2], kernel, wrong)
+    check(one, [y[:1] if role == "peer" else np.full_like(y, np.nan)], kernel, missing)
+
+    def failure(cell):
+        return runs.failure(role, cell["error"], cell.get("kernel_error"), cell.get("kernel_limit"))
+
+    assert failure(right) == ""
+    assert failure(wrong)
+    assert failure(missing)
 
 
-@pytest.mark.parametrize(
-    ("own", "reason"),
-    [
-        ({"crashed": "Segmentation fault"}, "Segmentation fault"),
-        ({"cannot": "no training"}, "no training"),
-        ({}, "not measured"),
-        (cell(0.1, error=2e-5), "error 2.0e-05 over 1e-05"),
-        (cell(0.1, error=float("nan")), "error nan over 1e-05"),
-        (
-            cell(0.1, kernel="conv2d/x/cpu", kernel_error=3.0, kernel_limit=1.0),
-            "conv2d/x/cpu: error 3.00 over its limit 1",
-        ),
-    ],
-)
-def test_fastconv_fails(own, reason):
-    found = judged(own, a=cell(1.0))
-    assert (found["verdict"], found["reason"], found["ratio"]) == ("FAIL", reason, None)
+FORWARD = [
+    (name, op)
+    for name, case in testing.CASES.items()
+    if case.small
+    for op in ("conv2d", "max_pool2d", "avg_pool2d", "linear")
+    if has_meaning(op, case.problem)
+]
 
 
-def test_kernel_error_is_in_units_of_its_limit():
-    problem = cases.testing.CASES["conv-bias"].problem
-    work = {"kind": "forward", "shape": list(problem.input_shape), "layers": [cases.layer(problem)]}
-    data = cases.arrays(work)
-    y = expected.outputs(work, data)[0]
-    error, limit = expected.kernel_error(problem, "conv2d/im2col/cpu", data, y.astype(np.float32))
-    assert error <= 0.5 <= limit
-    assert expected.kernel_error(problem, "conv2d/im2col/cpu", data, (y + 1e-2).astype(np.float32))[0] > 100
-
-
-def test_table_has_every_cell(capsys):
-    results = {name: {"fastconv": cell(0.6), "a": cell(1.0)} for name in cases.VGG_LAYERS}
-    results["tiny"] = {
-        "fastconv": cell(2e-6, kernel="conv2d/direct/cpu"),
-        "a": {"crashed": "a long line of last words"},
+@pytest.mark.parametrize(("name", "op"), FORWARD)
+def test_work_is_the_operation(name, op):
+    """What peers are asked for has the outputs of the operation on the same inputs, or they are not asked."""
+    problem = testing.CASES[name].problem
+    group = groups.of_problem(name, problem, op, ("torch",))
+    asked = [one.role for one in group.contenders if one.role != "kernel"]
+    if group.work is None:
+        assert asked == []
+        with pytest.raises(ValueError, match=r"padding|divisor|rounded|addition"):
+            groups.layers(op, problem)
+        return
+    assert asked == ["layer", "peer"]
+    given = Given.of(group)
+    found = expected.outputs(group.work, given.arrays)
+    wanted = testing.expected(op, problem, given.inputs)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-12, atol=1e-12)
+    # And the layers that runtimes make of it have these parameters.
+    state = nn.Sequential(*modules(nn, group.work["layers"])).state_dict()
+    assert {key: value.shape for key, value in state.items()} == {
+        key: value.shape for key, value in given.arrays.items() if "." in key
     }
-    rows = table.rows(cases.CASES, results, ["a", "b"])
-    assert rows[0][3:5] == ["a", "b"]
-    assert rows[1] == ["vgg1_2", "600 (600–600)", "", "1000", "–", "a", "0.60", "≤ 0.70×", "PASS"]
-    assert rows[-1][1:5] == ["2.00 µs (2.00 µs–2.00 µs)", "direct", "crashed: a long l…", "–"]
-    assert table.geometric_mean(cases.CASES, results) == pytest.approx(0.6)
-    notes = "\n".join(table.notes(cases.CASES, results))
-    assert "tiny: a crashed: a long line of last words" in notes
-    assert "0.60, bar ≤ 0.60" in notes
-    table.print_rows(rows)
-    assert len(capsys.readouterr().out.splitlines()) == len(rows) + 1
 
 
-def test_geometric_mean_needs_all_five():
-    results = {"vgg5": {"fastconv": cell(0.5), "a": cell(1.0)}}
-    assert table.geometric_mean(cases.CASES, results) is None
+def test_float64_and_training_of_series_are_for_kernels_alone():
+    problem = replace(testing.CASES["conv-bias"].problem, dtype="float64")
+    assert {one.role for one in groups.of_problem("c", problem, "conv2d", ("torch",)).contenders} == {"kernel"}
+    series = testing.CASES["lstm-128"].problem
+    assert {one.role for one in groups.of_problem("c", series, "lstm_train", ("torch",)).contenders} == {"kernel"}
 
 
-def test_figures():
-    assert [table.figure(s) for s in (3.1e-6, 2e-4, 0.0123, 0.61, 12.0)] == [
-        "3.10 µs",
-        "0.200",
-        "12.3",
-        "610",
-        "12.0 s",
-    ]
+def test_groups_are_every_kernel_on_every_bench_case():
+    found = {group.name: group for group in groups.all_groups(tuple(groups.PEERS))}
+    own = {(one.name, group.case) for group in found.values() for one in group.contenders if one.role == "kernel"}
+    assert own == {(kernel.name, case.name) for kernel, case in testing.grid(small=False)}
+    for group in found.values():
+        names = [one.name for one in group.contenders]
+        assert len(names) == len(set(names))
+        assert group.chosen in names
+        assert set(group.goal) <= {"ratio", "ratio_to_torch", "seconds", "share", "per_step"}
+    assert set(cases.GOALS) | set(cases.QUICK) <= set(found)
+    assert {group.op for group in found.values() if group.quick} >= {"conv2d", "network", "step", "lstm", "max_pool2d"}
 
 
-def test_peaks_that_moved():
-    assert driver.moved({"fma": 100.0, "L2": 50.0}, {"fma": 80.0, "L2": 50.0}) == {"fma": pytest.approx(0.2), "L2": 0}
+def test_networks_layers_follow_each_other():
+    for layers in testing.NETWORKS.values():
+        size = None
+        for _, name in layers:
+            problem = testing.CASES[name].problem
+            if isinstance(problem, ConvProblem | PoolProblem) and size is not None:
+                assert problem.input_shape == size
+            if isinstance(problem, LinearProblem) and size is not None and "fc" in name and len(size) == 4:
+                assert (problem.m, problem.i) == (size[0], np.prod(size[1:]))
+            size = problem.output_shape
 
 
-def test_report_is_replaced_whole(tmp_path, monkeypatch):
-    path = tmp_path / "out" / "report.json"
-    driver.save({"results": {"a": 1}}, path)
-
-    def interrupted(*names):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        driver.save({"results": {"a": 2}}, path)
-    assert driver.load(path) == {"a": 1}
-    assert driver.load(tmp_path / "none.json") == {}
-
-
-def test_results_are_saved_as_they_come_and_resumed(tmp_path, monkeypatch):
-    chosen = {name: Case(name, conv_work(), ratio=1.0) for name in ("one", "two", "three")}
-    out, seen, log = tmp_path / "out.json", [], []
-    options = command.argparse.Namespace(
-        chosen=chosen, peers=["torch"], quick=True, rounds=1, seconds=1.0, out=out, threads=2
-    )
-    monkeypatch.setattr(command, "tell", lambda text: seen.append(sorted(driver.load(out))))
-    report = {"results": {"one": {"fastconv": cell()}}, "verdicts": {}}
-    command.run(options, driver.Pool(lambda name: Fake(name, log)), tmp_path, report)
-    assert ["one", "two"] in seen
-    assert sorted(driver.load(out)) == ["one", "three", "two"]
-    assert sum(do == "build" for _, do, _ in log) == 4
-
-
-@pytest.mark.parametrize("case", cases.CASES.values(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.all_cases().values(), ids=lambda case: case.name)
 def test_cases_fit_together(case):
-    """Shapes of arrays and outputs follow from the layers, and every bar is there."""
-    assert case.ratio or case.seconds
-    if case.problem is not None:
-        assert cases.output_shape(case.work) == case.problem.output_shape
-    if np.prod(case.work["shape"]) < 1e5:
+    """Shapes of arrays and outputs follow from the layers."""
+    if np.prod(case.work["shape"]) < 1e5 and "hidden" not in case.work["layers"][0]:
         outputs = expected.outputs(case.work, cases.arrays(case.work))
         if case.work["kind"] != "step":
             assert outputs[0].shape == cases.output_shape(case.work)
@@ -293,27 +357,79 @@ def test_gradients_of_a_step_by_finite_differences():
         assert gradients[name].flat[1] == pytest.approx((up - down) / 2e-5, rel=1e-5, abs=1e-8)
 
 
-def test_fastconv_is_a_runtime(tmp_path):
+@pytest.mark.parametrize(
+    "work",
+    [conv_work(), conv_work("gradients"), {"kind": "step", "shape": [4, 1, 28, 28], "layers": cases.lenet5()}],
+    ids=["forward", "gradients", "step"],
+)
+def test_fastconv_is_a_runtime(tmp_path, work):
     """The one runtime that is always here, in a worker of its own, on every kind of work."""
-    worker = driver.Worker("fastconv", 2, tmp_path)
+    pool = driver.Pool(lambda name: driver.Worker(name, 2, tmp_path))
+    group = replace(of_work(["fastconv"], work), op=work["kind"])
     try:
-        assert worker.ask("hello")["threads"] == 2
-        step = {"kind": "step", "shape": [4, 1, 28, 28], "layers": cases.lenet5()}
-        for work in (conv_work(), conv_work("gradients"), step):
-            cells = {}
-            data = driver.put(Case("c", work), tmp_path)
-            assert worker.ask("build", folder=str(tmp_path)) == {}
-            answer = worker.ask("turn", discard=0, calls=1)
-            assert len(answer["seconds"]) == 1
-            driver.Check(Case("c", work), data)("fastconv", worker, tmp_path, cells)
-            assert cells["error"] < table.ERROR_LIMIT
+        cell = driver.measure(group, group.contenders, pool, Budget(1, 0.001)).cells["network/fastconv"]
     finally:
-        worker.close()
+        pool.close()
+    assert cell["error"] < runs.ERROR_LIMIT
+    assert cell["times"]
 
 
-def test_command_line_names_what_is_wrong():
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.peers", "--cases", "nothing"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "--cases 'nothing': matches none of vgg1_1" in done.stderr
+def test_a_worker_needs_no_fastconv_and_leaves_pythons_modules_alone():
+    """-I -S: neither site-packages nor the folder of the checkout are on the path."""
+    code = program("journal_of_no_such_name").replace("importlib.import_module(", "print(")
+    code = code.replace(").main()", ")").replace(".main(*())", "")
+    code += "\nimport random; print(random.__file__); print('fastconv' in sys.modules, sys.modules['peers'].__name__)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    name, random, rest = done.stdout.split("\n")[:3]
+    assert name == "peers.journal_of_no_such_name"
+    assert "fastconv" not in random
+    assert rest == "False peers"
+
+
+HEAD = {"git": "abc", "machine": "m"}
+
+
+def test_a_journal_is_read_again(tmp_path):
+    path = tmp_path / "out" / "journal.jsonl"
+    first = Journal(path, HEAD)
+    first.add_limits({"fma": {"2": 1.0}})
+    first.add("g", driver.Measured({"a": {"times": [1.0, 2.0], "error": float("inf")}}, [3.0]), {"torch": "torch 1"})
+    again = Journal(path, HEAD, resume=True)
+    assert again.groups == first.groups
+    assert (again.limits, again.about) == ([{"fma": {"2": 1.0}}], {"torch": "torch 1"})
+    # Without --resume it begins anew.
+    assert Journal(path, HEAD).groups == {}
+
+
+def test_a_line_that_was_cut_short_is_left_out_and_overwritten(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    Journal(path, HEAD).add("g", driver.Measured({}, []), {})
+    with path.open("a") as file:
+        file.write('{"group": "h", "cel')
+    again = Journal(path, HEAD, resume=True)
+    assert list(again.groups) == ["g"]
+    again.add("h", driver.Measured({}, []), {})
+    assert list(Journal(path, HEAD, resume=True).groups) == ["g", "h"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (json.dumps({"head": {**HEAD, "git": "xyz"}}) + "\n", "was measured with git 'xyz', and this run has 'abc'"),
+        ("nonsense\n", "line 1 is damaged"),
+        ("[]\n", "is no journal of a run"),
+        ("", "line 1 is damaged"),
+    ],
+)
+def test_a_journal_of_something_else_is_refused(tmp_path, text, reason):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(text)
+    with pytest.raises(CannotResume, match=reason):
+        Journal(path, HEAD, resume=True)
+    assert path.read_text() == text
+
+
+def test_every_kernel_can_be_built_by_name():
+    """The names that the driver sends are those that a process of kernels finds."""
+    assert {kernel.run.__module__.partition(".")[0] for op in OPS for kernel in kernels(op)} == {"fastconv"}

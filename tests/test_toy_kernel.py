@@ -57,7 +57,7 @@ def toy(tmp_path_factory):
     source, folder, site = base / "source", base / "checkout", base / "site"
     generated = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for place, names in (
-        (source, ("pyproject.toml", "README.md", "fastconv", "kernels")),
+        (source, ("pyproject.toml", "README.md", "fastconv", "kernels", "bench")),
         (folder, ("pyproject.toml", "conftest.py", "tests", "bench")),
     ):
         place.mkdir()
@@ -86,7 +86,7 @@ def test_it_is_tested(toy):
 def test_it_is_benchmarked(toy):
     names = [name.partition("[")[2].removesuffix("]") for name in toy.collected("--benchmark")]
     assert "conv2d/toy/cpu-lenet-conv1" in names
-    printed = toy.python("-m", "pytest", "--benchmark", "-k", "toy and lenet-conv2", "--benchmark-max-time=0.01")
+    printed = toy.python("-m", "pytest", "--benchmark", "-k", "toy and lenet-conv2", "--peers", "none")
     assert "benchmark 'lenet-conv2 conv2d': 1 tests" in printed
     assert "test_conv[conv2d/toy/cpu-lenet-conv2]" in printed
 
