@@ -5,7 +5,7 @@ PEERS := .bench
 RUN := out/bench.json
 PEER_ENVIRONMENTS := $(patsubst bench/peers/requirements/%.txt,$(PEERS)/%/.made,$(wildcard bench/peers/requirements/*.txt))
 
-.PHONY: demo vowels g2p vad vanishing_gradients test lint bench bench-full bench-env report readme clean
+.PHONY: browser demo vowels g2p vad vanishing_gradients test lint bench bench-full bench-env report readme clean
 
 # Each extra leaves a mark, so that a second `make` installs nothing.
 $(VENV)/.%: pyproject.toml
@@ -21,8 +21,14 @@ demo: $(VENV)/.demo
 vowels g2p vad vanishing_gradients: $(VENV)/.examples
 	$(BIN)/python examples/$@.py $(ARGS)
 
-test: $(VENV)/.test
+test: $(VENV)/.test browser
 	$(BIN)/python -m pytest
+
+# Tests of the report open it in Chromium, which is no Python package.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -qq -y chromium chromium-driver >/dev/null; \
+	else echo "tests/test_report_html.py needs chromium and chromium-driver: apt-get install chromium chromium-driver"; fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -42,6 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install -e '.[bench]'")
     if not paths:
         config.args[:] = [str(BENCH)]
+    from fastconv.peers import driver
+
+    try:
+        driver.chosen(config.option.peers)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

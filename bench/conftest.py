@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -44,30 +44,11 @@ class Clock:
 CLOCK = Clock()
 
 
-def usage_error(text: str) -> NoReturn:
-    """End the run. A UsageError would be an error of every file by now."""
-    pytest.exit(text, returncode=pytest.ExitCode.USAGE_ERROR)
-
-
-def wanted_peers(config: pytest.Config) -> tuple[str, ...]:
-    """The peers that have rows."""
-    there = driver.installed()
-    if config.option.peers is None:
-        return there
-    names = [name for name in config.option.peers.split(",") if name not in ("", "none")]
-    for name in names:
-        if name not in PEERS:
-            usage_error(f"--peers: {name!r} is not one of {','.join(PEERS)}, none")
-        if name not in there:
-            usage_error(f"--peers: {name} is not installed and has no environment: make bench-env")
-    return tuple(name for name in PEERS if name in names)
-
-
 def groups(config: pytest.Config) -> dict[str, Group]:
     """All groups by name, as the options ask for them."""
     found = config.stash.get(GROUPS, None)
     if found is None:
-        found = {group.name: group for group in all_groups(wanted_peers(config))}
+        found = {group.name: group for group in all_groups(driver.chosen(config.option.peers))}
         if config.option.quick:
             found = {name: quick(group) for name, group in found.items() if group.quick}
         config.stash[GROUPS] = found
@@ -200,7 +181,7 @@ def sitting(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iter
     try:
         journal = Journal(options.journal, head, options.resume)
     except CannotResume as error:
-        usage_error(f"--resume: {error}")
+        pytest.exit(f"--resume: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     record.limits, record.about = journal.limits, journal.about
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -270,7 +251,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from fastconv.report import terminal
 
     terminalreporter.section("fastconv")
-    missing = [name for name in PEERS if name not in wanted_peers(config)]
+    missing = [name for name in PEERS if name not in driver.installed()]
     if missing and config.option.peers is None:
         terminalreporter.write_line(f"not installed, so not measured: {', '.join(missing)}; make bench-env makes them")
     terminal.show(state.record.run(), Console(file=sys.stdout))

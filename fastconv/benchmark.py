@@ -104,7 +104,7 @@ def _progress(total: int) -> Iterator[Callable[[int, str], None]]:
 
 def measure(
     wanted: Sequence[tuple[str, str, Problem]],
-    peers: Sequence[str] | None,
+    peers: str | None,
     algorithms: Sequence[str] | None,
     quick: bool,
     command: str,
@@ -112,25 +112,16 @@ def measure(
 ) -> dict[str, Any]:
     """The JSON of a run of (case, operation, problem)s.
 
-    peers: None for all that are installed. algorithms: of ours, None for all. ValueError names a peer or an algorithm
+    peers: as driver.chosen takes them. algorithms: of ours, None for all. ValueError names a peer or an algorithm
     that there is none of.
     """
     from fastconv.peers import driver, groups
     from fastconv.peers.record import Record, git_revision
 
-    there = driver.installed()
-    for name in peers or ():
-        if name not in groups.PEERS:
-            raise ValueError(f"peers={name!r}: needs some of {', '.join(groups.PEERS)}, or none")
-        if name not in there:
-            raise ValueError(
-                f"peers={name!r}: is not installed here and has no environment in {driver.environments()} "
-                "(the variable FASTCONV_PEERS names another folder)"
-            )
+    chosen_peers = driver.chosen(peers)
     for name in algorithms or ():
         if not any(kernel.algorithm == name for _, op, _ in wanted for kernel in kernels(op)):
             raise ValueError(f"algorithm={name!r}: no kernel of {', '.join(dict.fromkeys(op for _, op, _ in wanted))}")
-    chosen_peers = there if peers is None else tuple(peers)
     budget = driver.Budget.quick() if quick else driver.Budget()
     record = Record(git_revision(Path(__file__).parent), quick, networks=networks or {})
     with tempfile.TemporaryDirectory() as place, _progress(len(wanted)) as tell:

@@ -207,10 +207,9 @@ def _bench(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             name = args.problem if args.problem in testing.CASES else "layer"
             ops = [op for op in ops or operations(problem) if has_meaning(op, problem)]
             wanted = [(name, op, problem) for op in ops[: None if args.gradients else 1]]
-        peers = None if args.peers is None else [name for name in args.peers.split(",") if name not in ("", "none")]
         algorithms = None if args.algorithms is None else args.algorithms.split(",")
         command = shlex.join(["fastconv", *sys.argv[1:]])
-        data = benchmark.measure(wanted, peers, algorithms, args.quick, command, networks)
+        data = benchmark.measure(wanted, args.peers, algorithms, args.quick, command, networks)
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     if args.json is not None:

@@ -69,6 +69,23 @@ def installed() -> tuple[str, ...]:
     return tuple(name for name in PEERS if interpreter(name) is not None)
 
 
+def chosen(names: str | None) -> tuple[str, ...]:
+    """The peers "A,B" or "none", or None for all that are installed. ValueError names one that there is none of."""
+    there = installed()
+    if names is None:
+        return there
+    wanted = [name for name in names.split(",") if name not in ("", "none")]
+    for name in wanted:
+        if name not in PEERS:
+            raise ValueError(f"--peers: {name!r} is not one of {','.join(PEERS)}, none")
+        if name not in there:
+            raise ValueError(
+                f"--peers: {name} is not installed here and has no environment in {environments()}: make bench-env, "
+                "or name their folder by the variable FASTCONV_PEERS"
+            )
+    return tuple(name for name in PEERS if name in wanted)
+
+
 class Worker:
     """A process of worker.py."""
 
