@@ -303,7 +303,11 @@ def test_float64_and_training_of_series_are_for_kernels_alone():
 
 
 def test_groups_are_every_kernel_on_every_bench_case():
-    found = {group.name: group for group in groups.all_groups(tuple(groups.PEERS))}
+    every = list(groups.all_groups(tuple(groups.PEERS)))
+    found = {group.name: group for group in every}
+    assert len(found) == len(every)
+    assert sum(group.problem is None for group in every) == len(cases.all_cases())
+    assert {"lstm_32 network", "lstm_32 gradients", "lstm_32 training"} <= set(found)
     own = {(one.name, group.case) for group in found.values() for one in group.contenders if one.role == "kernel"}
     assert own == {(kernel.name, case.name) for kernel, case in testing.grid(small=False)}
     for group in found.values():
@@ -327,7 +331,7 @@ def test_networks_layers_follow_each_other():
             size = problem.output_shape
 
 
-@pytest.mark.parametrize("case", cases.all_cases().values(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.all_cases(), ids=lambda case: f"{case.name} {case.work['kind']}")
 def test_cases_fit_together(case):
     """Shapes of arrays and outputs follow from the layers."""
     if np.prod(case.work["shape"]) < 1e5 and "hidden" not in case.work["layers"][0]:

@@ -21,14 +21,16 @@ GROUPS = (
     "vgg3_2 conv2d_grad_input",
     "vgg3_2 conv2d_grad_weight",
     "pool-2x2-112 max_pool2d",
+    "vgg-pool4 max_pool2d",
     "gemm-512 linear",
+    "vgg-fc6 linear",
     "lstm-question lstm",
     "gru-128-16 gru",
     "vgg16-1 network",
     "vgg3_2-4 gradients",
     "lenet5-64 step",
-    "lstm_32 network",
-    "gru_32 gradients",
+    "lstm_1 network",
+    "gru_32 training",
     "bilstm_lengths network",
 )
 
@@ -61,7 +63,7 @@ def results(run: runs.Run) -> str:
     """The block of text."""
     found = runs.summary(run)
     limits = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in run.ceiling.items())
-    versions = ", ".join(run.peers.values())
+    versions = ", ".join(dict.fromkeys(run.peers.values()))
     lines = [
         BEGIN,
         "",
@@ -73,9 +75,10 @@ def results(run: runs.Run) -> str:
         lines += [
             f"Over all {found.cases} groups with a peer, fastconv's time is {found.to_best:.2f} of the best peer's "
             f"(geometric mean{torch}): from {found.best[1]:.2f} ({found.best[0]}) to {found.worst[1]:.2f} "
-            f"({found.worst[0]}); {len(found.won)} won, {len(found.ties)} ties, {len(found.lost)} lost"
-            + (f" ({', '.join(found.lost)})" if found.lost else "")
-            + f", {len(found.failed)} FAIL.",
+            f"({found.worst[0]}); {len(found.won)} won, {len(found.ties)} ties, {len(found.lost)} lost, "
+            f"{len(found.failed)} FAIL.",
+            "",
+            f"<details><summary>Lost</summary>{', '.join(found.lost) or 'none'}</details>",
             "",
         ]
     lines += [

@@ -124,11 +124,11 @@ def _cases() -> Iterator[Case]:
     yield Case("vgg16-uncached", features(1), {"seconds": 20.0}, text, STARTING, "empty")
 
 
-def all_cases() -> dict[str, Case]:
-    """By name: of images first, then of series."""
+def all_cases() -> list[Case]:
+    """Of images first, then of series. One name may have several kinds of work."""
     from .cases_rnn import series
 
-    return {case.name: case for cases in (_cases(), series()) for case in cases}
+    return [*_cases(), *series()]
 
 
 # What is asked of single operations, by the names of their groups.

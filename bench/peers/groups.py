@@ -225,7 +225,7 @@ def all_groups(installed: tuple[str, ...]) -> Iterator[Group]:
             if any(testing.serves(kernel, case.problem) for kernel in kernels(op)):
                 quick = f"{name} {op}" in cases.QUICK
                 yield of_problem(name, case.problem, op, installed, quick, cases.GOALS.get(f"{name} {op}", {}))
-    for case in cases.all_cases().values():
+    for case in cases.all_cases():
         yield of_case(case, installed)
 
 
