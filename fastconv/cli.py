@@ -10,6 +10,7 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,15 @@ def _problem(args: argparse.Namespace) -> tuple[Problem, list[str] | None]:
     return pool, [op for op in operations(pool) if op.startswith(kind) and has_meaning(op, pool)]
 
 
+def _waiting(text: str) -> AbstractContextManager[object]:
+    """Something that moves on a terminal while one waits, if rich is installed."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        return nullcontext()
+    return Console(stderr=True).status(text)
+
+
 def _bench(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """`fastconv bench`."""
     try:
@@ -218,7 +228,9 @@ def _bench(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if model is None:
         terminal.show(run, console, rows=True)
     else:
-        benchmark.show_layers(run, benchmark.whole(model, shape), console)
+        with _waiting("measuring the model's own call"):
+            call = benchmark.whole(model, shape)
+        benchmark.show_layers(run, call, console)
     return 1 if any(row.role != runs.PEER for row in run.failures) else 0
 
 
@@ -265,7 +277,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             problem, ops = _problem(args)
         except (ValueError, TypeError) as error:
             parser.error(str(error))
-        print(explain(problem, measure=args.measure, ops=ops, kept=args.kept))
+        with _waiting("measuring every kernel") if args.measure else nullcontext():
+            explained = explain(problem, measure=args.measure, ops=ops, kept=args.kept)
+        print(explained)
     return 0
 
 

@@ -69,9 +69,12 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             return _compare(args, found, limit)
         found.sort(key=lambda one: one.date)
         if args.output is not None:
+            from rich.console import Console
+
             from fastconv.report.html import page
 
-            write(page(found), args.output)
+            with Console(stderr=True).status(f"writing {args.output}"):
+                write(page(found), args.output)
             print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB")
         if args.markdown:
             from fastconv.report import markdown
