@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         default=Path("out/journal.jsonl"),
         metavar="FILE",
-        help="where benchmarks are kept as they are measured (default: %(default)s)",
+        help="where benchmarks are kept as they are measured; say it with = (default: %(default)s)",
     )
     group.addoption("--resume", action="store_true", help="go on with the run in the journal, which was interrupted")
 

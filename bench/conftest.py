@@ -213,7 +213,7 @@ def measure(request: pytest.FixtureRequest, sitting: Sitting) -> Callable[[str, 
         one = next(one for one in group.contenders if one.name == name)
         found = sitting.measured(group)
         cell = found.cells[name]
-        notes = sitting.record.add(group, one, found, f'pytest --benchmark -k "{name}-{case}"')
+        notes = sitting.record.add(group, one, found, f'pytest --benchmark -k "[{name}-{case}]"')
         if "absent" in notes:
             reason = f"{name} on {case}: {notes['absent'] or sitting.record.failure(notes)}"
             if one.role == "peer":

@@ -18,6 +18,15 @@ from fastconv.report import runs
 
 OPS = ("linear", "linear_grad_input", "linear_grad_weight")
 
+# The machine's limits take seconds to measure: all runs but one do with these.
+LIMITS = """
+from fastconv.peers import driver
+
+driver.limits = lambda threads: {
+    "fma": {"1": 1e11, str(threads): 1e11}, "copy": {"L2": 1e11, "L3": 1e11, "memory": 1e11}
+}
+"""
+
 # Kernels that must fail: a wrong product, and one that stops writing once it has been right.
 WRONG = """
 from fastconv import reference
@@ -38,9 +47,27 @@ def lazy(p, x, w, b, y, scratch):
         y[:] = reference.linear(x, w, b)
 """
 
+# A kernel that takes its process with it, in a round.
+DYING = """
+import os
+from fastconv import reference
+from fastconv.registry import kernel
+
+calls = 0
+
+@kernel("linear_grad_input/dying/cpu", limit=2.0, cost=lambda p: 1e9)
+def dying(p, gy, w, gx, scratch):
+    global calls
+    calls += 1
+    if calls == 8:
+        os.write(2, b"out of luck\\n")
+        os._exit(3)
+    gx[:] = reference.linear_grad_input(w, gy)
+"""
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--benchmark-max-time=0.01"
+INVENTED = ("-p", "invented_limits")
 
 
 def run(*arguments, plugins=None, journal=None):
@@ -55,6 +82,14 @@ def collected(*arguments):
     done = run("--collect-only", "-q", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+@pytest.fixture
+def plugins(tmp_path):
+    """A folder with what stands above as modules."""
+    for name, text in (("limits", LIMITS), ("wrong", WRONG), ("dying", DYING)):
+        (tmp_path / f"invented_{name}.py").write_text(text)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +149,7 @@ def test_rows_carry_what_they_must_be_read_with(report):
             "problem": "64×84 → 10",
             "flops": problem.flops,
             "bytes": problem.bytes,
-            "reproduce": f'pytest --benchmark -k "{notes["name"]}-lenet-fc3"',
+            "reproduce": f'pytest --benchmark -k "[{notes["name"]}-lenet-fc3]"',
             "machine": here.line(),
             "threads": here.threads,
             "threading_layer": here.threading_layer,
@@ -191,18 +226,37 @@ def test_quick_has_few_kernels_of_few_groups():
     assert not any("resnet-stem" in name for name in names)
 
 
+def test_quick_leaves_the_chosen_row_in_every_group():
+    from bench.conftest import QUICK_KERNELS, quick
+    from fastconv.peers.groups import PEERS, all_groups
+
+    for group in all_groups(tuple(PEERS)):
+        few = quick(group)
+        kept = [one for one in few.contenders if one.kernel is not None]
+        assert len(kept) <= QUICK_KERNELS + 1
+        assert few.chosen == group.chosen
+        assert [one.name for one in few.contenders].count(few.chosen) == 1
+        # Only kernels are left out.
+        assert [one for one in few.contenders if one.kernel is None] == [
+            one for one in group.contenders if one.kernel is None
+        ]
+
+
 def test_a_file_and_an_expression_choose_rows():
     found = collected("--benchmark", "bench/test_conv.py", "-k", "lenet and conv2d_grad_input and cpu")
     wanted = [k.name for k, case in testing.grid(small=False) if k.op == "conv2d_grad_input" and "lenet" in case.name]
     assert sorted(name.partition("[")[2].partition("-")[0] for name in found) == sorted(wanted)
+    # As rows say how to measure them again: lstm-question-32 is another case.
+    assert collected("--benchmark", "-k", "[lstm/rows/cpu-lstm-question]") == [
+        "bench/test_recurrent.py::test_recurrent[lstm/rows/cpu-lstm-question]"
+    ]
 
 
 @pytest.mark.parametrize("options", [(), ("--benchmark-disable",)])
-def test_a_row_over_its_limit_fails_and_has_no_speed(tmp_path, options):
-    (tmp_path / "wrong_kernels.py").write_text(WRONG)
+def test_a_row_over_its_limit_fails_and_has_no_speed(tmp_path, plugins, options):
     path = tmp_path / "rows.json"
     chosen = ("-k", "lenet-fc3 and linear/ and (gemm or wrong or lazy)", SHORT, *options)
-    done = run("--benchmark", "-p", "wrong_kernels", *chosen, f"--benchmark-json={path}", plugins=tmp_path)
+    done = run("--benchmark", *INVENTED, "-p", "invented_wrong", *chosen, f"--benchmark-json={path}", plugins=plugins)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     assert "2 failed" in done.stdout
@@ -217,13 +271,43 @@ def test_a_row_over_its_limit_fails_and_has_no_speed(tmp_path, options):
     run_of = runs.load(path)
     assert [row.name for row in run_of.rows if row.timed] == ["linear/gemm/cpu"]
     assert sorted(row.name for row in run_of.failures) == ["linear/lazy/cpu", "linear/wrong/cpu"]
+    for notes in json.loads(path.read_text())["fastconv"]["untimed"]:
+        assert notes["error"] > runs.ERROR_LIMIT
+        assert notes["kernel_error"] > notes["kernel_limit"]
+        assert not {"gflops", "share_of_peak", "gbytes_per_second"} & notes.keys()
 
 
-def test_a_run_that_stops_early_reports_its_rows(tmp_path):
-    (tmp_path / "wrong_kernels.py").write_text(WRONG)
+def test_a_crash_ends_the_rows_of_one_process_in_one_group(tmp_path, plugins):
+    """Ours fail and a peer's are skipped, both with the last words of their process."""
+    torch = tmp_path / "torch" / "bin" / "python"
+    torch.parent.mkdir(parents=True)
+    torch.write_text("#!/bin/sh\necho no libtorch >&2\nexit 1\n")
+    torch.chmod(0o755)
+    path = tmp_path / "rows.json"
+    places = {"PYTHONPATH": tmp_path, "FASTCONV_PEERS": tmp_path}
+    options = ("--peers=torch", f"--journal={os.devnull}", f"--benchmark-json={path}", SHORT, "-k", "lenet-fc3")
+    done = child("-m", "pytest", "--benchmark", *INVENTED, "-p", "invented_dying", *options, **places)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
+    for count in ("3 failed", "5 passed", "3 skipped"):
+        assert count in done.stdout.splitlines()[-1]
+    found = runs.load(path)
+    absent = {row.name: row.absent for row in found.rows if not row.timed}
+    assert absent == {
+        **{f"linear_grad_input/{name}/cpu": "crashed: out of luck" for name in ("dying", "gemm", "naive")},
+        **{f"{op}/torch": "crashed: no libtorch" for op in OPS},
+    }
+    assert "linear_grad_input/gemm/cpu on lenet-fc3: crashed: out of luck" in done.stdout
+    assert "linear/torch on lenet-fc3: crashed: no libtorch" in done.stdout
+    # A crash is no wrong result, and what was not measured is no opponent.
+    assert not found.failures
+    assert found.groups["lenet-fc3 linear"].verdict == "no peer"
+    assert found.groups["lenet-fc3 linear_grad_input"].verdict == "FAIL"
+
+
+def test_a_run_that_stops_early_reports_its_rows(tmp_path, plugins):
     path = tmp_path / "rows.json"
     chosen = ("-x", "-k", "lenet-fc3 and linear/ and (gemm or lazy)", SHORT)
-    done = run("--benchmark", "-p", "wrong_kernels", *chosen, f"--benchmark-json={path}", plugins=tmp_path)
+    done = run("--benchmark", *INVENTED, "-p", "invented_wrong", *chosen, f"--benchmark-json={path}", plugins=plugins)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     (row,) = json.loads(path.read_text())["benchmarks"]
     assert row["extra_info"]["share_of_peak"] > 0
@@ -237,11 +321,12 @@ def measured_groups(journal):
     return [line["group"] for line in map(json.loads, filter(None, whole)) if "group" in line]
 
 
-def test_a_killed_run_loses_nothing_and_goes_on(tmp_path):
+def test_a_killed_run_loses_nothing_and_goes_on(tmp_path, plugins):
     journal, path = tmp_path / "journal.jsonl", tmp_path / "rows.json"
-    chosen = ("-k", "lenet-fc3 and gemm", SHORT)
+    chosen = (*INVENTED, "-k", "lenet-fc3 and gemm", SHORT)
     command = [sys.executable, "-m", "pytest", "--benchmark", *chosen, "--peers", "none", f"--journal={journal}"]
-    killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    killed = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(plugins)}, **silent)
     end = time.monotonic() + 120
     while not measured_groups(journal) and time.monotonic() < end and killed.poll() is None:
         time.sleep(0.005)
@@ -249,15 +334,18 @@ def test_a_killed_run_loses_nothing_and_goes_on(tmp_path):
     killed.wait()
     before = measured_groups(journal)
     assert 1 <= len(before) < 3, before
-    done = run("--benchmark", *chosen, "--resume", f"--benchmark-json={path}", journal=journal)
+    kept = journal.read_text().rpartition("\n")[0]
+    done = run("--benchmark", *chosen, "--resume", f"--benchmark-json={path}", plugins=plugins, journal=journal)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(measured_groups(journal)) == sorted(f"lenet-fc3 {op}" for op in OPS)
+    assert journal.read_text().startswith(kept + "\n")
     run_of = runs.load(path)
     assert len(run_of.groups) == 3
     # The machine was measured at the start of the first sitting, and at both ends of the second.
     assert len(run_of.limits) == 3
     # Of a group that other rows are asked of, all are measured again: in turn, or they say nothing of each other.
-    done = run("--benchmark", "-k", "lenet-fc3 and linear/", SHORT, "--resume", journal=journal)
+    chosen = (*INVENTED, "-k", "lenet-fc3 and linear/", SHORT)
+    done = run("--benchmark", *chosen, "--resume", plugins=plugins, journal=journal)
     assert done.returncode == 0, done.stdout + done.stderr
     assert measured_groups(journal).count("lenet-fc3 linear") == 2
 

@@ -1,9 +1,10 @@
 """bench/peers without any peer: fake workers, whose answers the tests know."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from fastconv.peers.groups import Contender, Given, Group
 from fastconv.peers.journal import CannotResume, Journal
 from fastconv.peers.record import Record
 from fastconv.peers.work import modules, program
-from fastconv.problem import ConvProblem, LinearProblem, PoolProblem
-from fastconv.registry import OPS, has_meaning, kernels
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, RecurrentProblem
+from fastconv.registry import OPS, has_meaning, operations
 from fastconv.report import runs
 
 BUDGET = Budget(3, 0.05, 60.0, 2)
@@ -192,6 +193,20 @@ def test_a_real_worker_that_dies_is_a_crash(tmp_path, monkeypatch):
     worker.close()
 
 
+def test_a_worker_that_does_not_answer_is_a_crash(tmp_path, monkeypatch):
+    silent = tmp_path / "python"
+    silent.write_text("#!/bin/sh\nexec sleep 60\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(driver, "interpreter", lambda runtime: str(silent))
+    monkeypatch.setattr(driver, "PATIENCE", 0.1)
+    worker = driver.Worker("torch", 1, tmp_path)
+    with pytest.raises(driver.Crashed, match="no answer to hello"):
+        worker.ask("hello")
+    assert worker.process.returncode is not None
+    # The pool closes it once more.
+    worker.close()
+
+
 def test_starts_alternate_and_the_first_round_does_not_count():
     log, caches = [], []
 
@@ -205,6 +220,32 @@ def test_starts_alternate_and_the_first_round_does_not_count():
     assert len({cache for _, cache in caches}) == 3
     assert len(cells["network/fastconv"]["times"]) == 2
     assert 0 < min(cells["network/torch"]["times"]) < 1
+
+
+@pytest.mark.parametrize("case", ["filled", "empty"])
+def test_starts_find_compiled_code_or_none(case):
+    caches, workers = [], []
+
+    def start(name, cache):
+        caches.append(cache)
+        workers.append(Fake(name, []))
+        return workers[-1]
+
+    group = of_work(["fastconv"], fresh=case)
+    driver.measure_starts(group, group.contenders, start, BUDGET)
+    assert len(set(caches)) == (1 if case == "filled" else 3)
+    assert all(worker.closed for worker in workers)
+
+
+def test_a_start_that_crashes_ends_only_itself():
+    group = of_work(["fastconv", "torch"], fresh="empty")
+
+    def start(name, cache):
+        return Fake(name, [], crash="turn" if name == "torch" else "")
+
+    cells = driver.measure_starts(group, group.contenders, start, BUDGET).cells
+    assert cells["network/torch"] == {"crashed": "Segmentation fault"}
+    assert len(cells["network/fastconv"]["times"]) == 2
 
 
 def test_dense_work_has_turns_in_the_same_rounds_and_is_checked():
@@ -240,6 +281,27 @@ def test_kernels_share_a_process_and_are_judged_by_their_own_limits(tmp_path):
     assert found.cells["linear/fastconv"]["kernel"].startswith("linear/")
 
 
+@pytest.mark.parametrize("name", ["conv-bias", "pool-ceil", "avg-pool-divisor", "linear-odd", "lstm-lengths"])
+def test_what_kernels_are_sent_is_the_problem(name):
+    """By JSON and back; each then writes all of its own outputs."""
+    from fastconv.peers.runtimes import kernels as runtime
+
+    problem = testing.CASES[name].problem
+    work_of = {op: json.loads(json.dumps(groups.for_kernels(op, problem))) for op in operations(problem)}
+    for op, work in work_of.items():
+        group = groups.of_problem(name, problem, op, ())
+        given = Given.of(group)
+        check, arrays = driver.Check(group, given), dict(zip(OPS[op].inputs, given.inputs, strict=True))
+        for one in (one for one in group.contenders if one.kernel is not None):
+            prepared, cell = runtime.build(work, arrays, "", one.name, one.kernel.run.__module__), {}
+            for _ in range(2):
+                prepared.poison()
+                check(one, prepared.read(prepared.call()), prepared.kernel(), cell)
+            assert cell["kernel"] == one.name
+            assert cell["kernel_error"] <= cell["kernel_limit"] == one.kernel.limit
+            assert np.isfinite(cell["error"])
+
+
 @pytest.mark.parametrize("role", ["kernel", "peer"])
 def test_wrong_outputs_are_told(role):
     problem = testing.CASES["conv-bias"].problem
@@ -261,6 +323,7 @@ def test_wrong_outputs_are_told(role):
     assert failure(right) == ""
     assert failure(wrong)
     assert failure(missing)
+    assert right["error"] < runs.ERROR_LIMIT < wrong["error"] < missing["error"] == float("inf")
 
 
 FORWARD = [
@@ -295,6 +358,58 @@ def test_work_is_the_operation(name, op):
     }
 
 
+SERIES = {
+    "lstm": replace(testing.CASES["lstm-many"].problem, batch_first=False),
+    "gru": testing.CASES["gru-many"].problem,
+    "rnn": testing.CASES["rnn-one-sequence"].problem,
+}
+
+
+@pytest.mark.parametrize("op", SERIES)
+def test_work_of_series_is_the_operation(op):
+    group = groups.of_problem("c", SERIES[op], op, ("torch", "keras", "ncnn"))
+    assert [one.name for one in group.contenders if one.role == "peer"] == [f"{op}/torch", f"{op}/keras"]
+    given = Given.of(group)
+    wanted = [array for array in testing.expected(op, SERIES[op], given.inputs) if array.size]
+    found = expected.outputs(group.work, given.arrays)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"ragged": True}, {"peephole": True}, {"linear": True}, {"state": True}, {"batch_first": True}, {"bias": False}],
+)
+def test_peers_are_not_asked_for_what_some_have_not(change):
+    group = groups.of_problem("c", replace(SERIES["lstm"], **change), "lstm", tuple(groups.PEERS))
+    assert group.work is None
+    assert {one.role for one in group.contenders} == {"kernel"}
+    # What stands for fastconv is then the kernel that it chooses.
+    assert group.chosen in [one.name for one in group.contenders]
+
+
+@pytest.mark.parametrize(
+    ("name", "op"),
+    [
+        ("conv-bias", "conv2d_grad_input"),
+        ("conv-bias", "conv2d_grad_weight"),
+        ("pool-asymmetric", "max_pool2d_grad"),
+        ("pool-asymmetric", "max_pool2d_with_indices"),
+        ("pool-asymmetric", "avg_pool2d_grad"),
+        ("linear-odd", "linear_grad_input"),
+        ("linear-odd", "linear_grad_weight"),
+    ],
+)
+def test_work_of_a_gradient_has_the_kernels_arrays(name, op):
+    group = groups.of_problem(name, testing.CASES[name].problem, op, ("torch", "onnxruntime"))
+    assert {one.runtime for one in group.contenders} == {"kernels", "torch"}
+    assert (group.work["kind"], group.work["op"]) == ("operation", op)
+    given = Given.of(group)
+    assert list(given.arrays) == list(OPS[op].inputs)
+    for named, array in zip(given.arrays.values(), given.inputs, strict=True):
+        assert named is array
+
+
 def test_float64_and_training_of_series_are_for_kernels_alone():
     problem = replace(testing.CASES["conv-bias"].problem, dtype="float64")
     assert {one.role for one in groups.of_problem("c", problem, "conv2d", ("torch",)).contenders} == {"kernel"}
@@ -316,19 +431,34 @@ def test_groups_are_every_kernel_on_every_bench_case():
         assert group.chosen in names
         assert set(group.goal) <= {"ratio", "ratio_to_torch", "seconds", "share", "per_step"}
     assert set(cases.GOALS) | set(cases.QUICK) <= set(found)
-    assert {group.op for group in found.values() if group.quick} >= {"conv2d", "network", "step", "lstm", "max_pool2d"}
+    assert {group.op for group in found.values() if group.quick} >= {"conv2d", "network", "step", "gru", "max_pool2d"}
 
 
-def test_networks_layers_follow_each_other():
-    for layers in testing.NETWORKS.values():
-        size = None
-        for _, name in layers:
-            problem = testing.CASES[name].problem
-            if isinstance(problem, ConvProblem | PoolProblem) and size is not None:
-                assert problem.input_shape == size
-            if isinstance(problem, LinearProblem) and size is not None and "fc" in name and len(size) == 4:
-                assert (problem.m, problem.i) == (size[0], np.prod(size[1:]))
-            size = problem.output_shape
+@pytest.mark.parametrize("network", testing.NETWORKS)
+def test_layers_of_a_network_follow_each_other(network):
+    """Each takes what the one before gives; the first linear one takes it flat, or all last states of all layers."""
+    problems = [testing.CASES[name].problem for _, name in testing.NETWORKS[network]]
+    names = [shown for shown, _ in testing.NETWORKS[network]]
+    assert len(set(names)) == len(names)
+    for before, after in pairwise(problems):
+        given = before.output_shape
+        if isinstance(after, LinearProblem) and isinstance(before, RecurrentProblem):
+            given = (before.b, sum(2 * p.h for p in problems if isinstance(p, RecurrentProblem)))
+        elif isinstance(after, LinearProblem):
+            given = (given[0], prod(given[1:]))
+        assert after.input_shape == given
+
+
+def test_vgg16_is_the_network_of_its_layers():
+    layers = [layer for layer in cases.vgg16() if layer["op"] != "relu"]
+    operations_of = {ConvProblem: "conv2d", PoolProblem: "max_pool2d"}
+    problems = [testing.CASES[name].problem for _, name in testing.NETWORKS["VGG16"]]
+    images = [p for p in problems if not isinstance(p, LinearProblem)]
+    assert layers == [groups.layers(operations_of[type(p)], p)[0] for p in images]
+    features = {"kind": "forward", "shape": [8, 3, 224, 224], "layers": cases.vgg16()}
+    assert cases.output_shape(features) == (8, *images[-1].output_shape[1:])
+    flops = {case.name: case.flops for case in cases.all_cases()}
+    assert flops["vgg16-8"] == 8 * flops["vgg16-1"] == 8 * sum(p.flops for p in images if isinstance(p, ConvProblem))
 
 
 @pytest.mark.parametrize("case", cases.all_cases(), ids=lambda case: f"{case.name} {case.work['kind']}")
@@ -378,17 +508,67 @@ def test_fastconv_is_a_runtime(tmp_path, work):
     assert cell["times"]
 
 
-def test_a_worker_needs_no_fastconv_and_leaves_pythons_modules_alone():
-    """-I -S: neither site-packages nor the folder of the checkout are on the path."""
-    code = program("journal_of_no_such_name").replace("importlib.import_module(", "print(")
-    code = code.replace(").main()", ")").replace(".main(*())", "")
-    code += "\nimport random; print(random.__file__); print('fastconv' in sys.modules, sys.modules['peers'].__name__)"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    name, random, rest = done.stdout.split("\n")[:3]
-    assert name == "peers.journal_of_no_such_name"
-    assert "fastconv" not in random
-    assert rest == "False peers"
+# A runtime of the test: it has no fastconv, and its output is the number of the call.
+RUNTIME = """
+import random, sys, types
+import numpy as np
+from peers.work import Prepared, Unsupported
+
+def build(work, arrays, folder):
+    if work["kind"] != "forward":
+        raise Unsupported("no training")
+    made = []
+    call, read = lambda: made.append(0) or len(made), lambda y: [np.array([y])]
+    return Prepared(call, read, poison=lambda: made.extend([0] * 100))
+
+fake = types.ModuleType("peers.runtimes.fake")
+fake.build, fake.threads = build, lambda count: count
+fake.version = lambda: f"{sorted(name for name in sys.modules if name.startswith('fastconv'))} {random.__file__}"
+sys.modules["peers.runtimes.fake"] = fake
+"""
+
+
+def test_a_worker_needs_numpy_alone(tmp_path, monkeypatch):
+    """It answers where fastconv cannot be imported, and its folder hides no module of Python's."""
+    bootstrap = program("worker", "fake", 1).split("\n")
+    place = str(Path(np.__file__).parents[1])
+    code = "\n".join([*bootstrap[:-1], f"sys.path.append({place!r})", RUNTIME, bootstrap[-1]])
+    monkeypatch.setattr(driver, "program", lambda *arguments: code)
+    # Of this environment only the folder with NumPy is on the path, and of that no .pth file is read.
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(driver, "interpreter", lambda runtime: str(python))
+    groups.write(conv_work(), {}, tmp_path / "forward")
+    groups.write(conv_work("gradients"), {}, tmp_path / "gradients")
+    worker = driver.Worker("fake", 1, tmp_path)
+    try:
+        loaded, _, file = worker.ask("hello")["version"].partition(" ")
+        assert (loaded, Path(file).name) == ("[]", "random.py")
+        assert Path(file).parent != Path(groups.__file__).parents[1]
+        assert worker.ask("build", folder=str(tmp_path / "gradients"), slot="c") == {"cannot": "no training"}
+        for slot in "ab":
+            assert worker.ask("build", folder=str(tmp_path / "forward"), slot=slot) == {}
+
+        def output(slot):
+            ((y,),), kernel = driver.outputs(worker, slot, tmp_path)
+            assert kernel == ""
+            return y
+
+        # Slots are apart; the output is that of the last call, before which outputs are made invalid.
+        assert len(worker.ask("turn", slot="a", discard=2, calls=3)["seconds"]) == 3
+        worker.ask("turn", slot="b", discard=0, calls=1)
+        assert (output("a"), output("b")) == (5, 1)
+        worker.ask("turn", slot="a", discard=1, calls=2, poison=True)
+        assert output("a") == 5 + 2 + 100 + 1
+        # Of calls that are too short for the clock, one more is made for its output.
+        assert len(worker.ask("turn", slot="b", discard=0, calls=2, repeat=10)["seconds"]) == 2
+        assert output("b") == 1 + 20 + 1
+        worker.ask("clear")
+        with pytest.raises(driver.Crashed, match="KeyError: 'a'"):
+            worker.ask("turn", slot="a", discard=0, calls=1)
+    finally:
+        worker.close()
 
 
 HEAD = {"git": "abc", "machine": "m"}
@@ -434,6 +614,28 @@ def test_a_journal_of_something_else_is_refused(tmp_path, text, reason):
     assert path.read_text() == text
 
 
-def test_every_kernel_can_be_built_by_name():
-    """The names that the driver sends are those that a process of kernels finds."""
-    assert {kernel.run.__module__.partition(".")[0] for op in OPS for kernel in kernels(op)} == {"fastconv"}
+@pytest.mark.parametrize(
+    ("role", "cell", "timed"),
+    [
+        ("peer", {"cannot": "no training"}, False),
+        ("layer", {"crashed": "Segmentation fault"}, False),
+        ("layer", {"error": 2e-5, "times": [1.0]}, False),
+        ("peer", {"error": 2e-5, "times": [1.0]}, True),
+        ("aside", {"error": 1e-7, "times": [1.0, 2.0, 3.0]}, True),
+    ],
+)
+def test_rows_of_a_record(role, cell, timed):
+    """A peer that is wrong is shown with its time; ours has none. Every row is read again as what it was."""
+    one = Contender("network/fastconv" if role == "layer" else "network/other", "other", role)
+    group = replace(of_work([], flops=6e9), contenders=(one,), dense=None)
+    record = Record("abc")
+    record.limits.append({"time": "", "fma": {"1": 1e9, str(record.machine.threads): 1e9}, "copy": {"memory": 1e9}})
+    notes = record.add(group, one, driver.Measured({one.name: cell}, [2e9, 8e9, 4e9]), "again")
+    assert ("gflops" in notes) is (timed and role != "aside")
+    (row,) = record.run().rows
+    assert (row.timed, row.role) == (timed, role)
+    assert row.valid is (timed and role == "aside")
+    assert bool(row.absent) is ("times" not in cell)
+    assert bool(row.failure) is (cell.get("error") == 2e-5)
+    if "gflops" in notes:
+        assert (notes["gflops"], notes["share_of_peak"]) == (pytest.approx(6.0), pytest.approx(1.5))

@@ -38,8 +38,8 @@ def timed(data, name, seconds, spread=0.01):
     return entry
 
 
-def shown(view, width=200):
-    console = Console(file=StringIO(), width=width)
+def shown(view, width=200, **options):
+    console = Console(file=StringIO(), width=width, **options)
     view(console)
     return console.file.getvalue()
 
@@ -136,6 +136,31 @@ def test_geometric_mean():
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 300])
+def test_a_terminal_of_any_width_is_kept_to(width):
+    run = loaded(failed=["conv2d/torch", "linear/fastconv"])
+    slow = loaded(slower={"conv2d/fastconv": 2.0})
+    drift = compare.drift(run, slow)
+    changes = compare.changes(run, slow, drift)
+
+    def views(console):
+        terminal.show(run, console, rows=True)
+        terminal.show_changes(run, slow, changes, drift, 1.1, console)
+
+    text = shown(views, width, force_terminal=True, color_system=None)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    for row in run.rows:
+        assert row.name in text
+    group = run.groups[GROUP]
+    for cell in cells.of_group(group):
+        assert cell in text
+    # A FAIL is seen from far away.
+    coloured = shown(lambda c: terminal.show(run, c, rows=True), width, force_terminal=True, color_system="standard")
+    assert any("linear/fastconv" in line and "\x1b[1;31m" in line for line in coloured.splitlines())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 300])
 def test_terminal_leaves_nothing_out(width):
     run = loaded()
     text = shown(lambda console: terminal.show(run, console, rows=True), width)
@@ -158,6 +183,19 @@ def test_markdown_is_escaped(known):
     assert len({line.count("|") for line in tables}) == 1
 
 
+def slow_down(entries, factor):
+    """As other work on the machine does, on all contenders and the peak that has its turns with them."""
+    for entry in entries:
+        entry["stats"] |= {key: factor * entry["stats"][key] for key in ("min", "q1", "median", "q3")}
+        if "fma_peak_gflops" in entry["extra_info"]:
+            entry["extra_info"]["fma_peak_gflops"] /= factor
+
+
+def found(old, new):
+    """(row, kind, whether it is a regression) of what is not the same."""
+    return [(c.name, c.kind, c.regression(1.1)) for c in compare.changes(old, new) if c.kind != "same"]
+
+
 def test_noise_is_no_change():
     old, new = loaded(seed=1), loaded(seed=2)
     assert {change.kind for change in compare.changes(old, new)} == {"same"}
@@ -171,13 +209,8 @@ def test_a_slower_row_is_a_regression_and_a_slower_machine_is_not():
     assert found[0].ratio == pytest.approx(1.5, rel=0.03)
     assert found[0].regression(1.1)
     assert not found[0].regression(1.6)
-    # All at half of the speed, limits too.
     data = sample(seed=1)
-    for entry in data["benchmarks"]:
-        entry["stats"] |= {key: 2 * entry["stats"][key] for key in ("min", "q1", "median", "q3")}
-    for moment in data["fastconv"]["limits"]:
-        for rates in (moment["fma"], moment["copy"]):
-            rates.update({key: rate / 2 for key, rate in rates.items()})
+    slow_down(data["benchmarks"], 2)
     assert {c.kind for c in compare.changes(loaded(seed=1), runs.read(data))} == {"same"}
 
 
@@ -186,6 +219,84 @@ def test_a_slower_peer_is_no_regression():
     found = [c for c in compare.changes(loaded(seed=1), slow) if c.kind == "slower"]
     assert found
     assert not any(c.regression(1.1) for c in found)
+
+
+def test_a_slow_minute_is_no_regression():
+    data = sample()
+    slow_down(entries(data), 1.3)
+    assert found(loaded(), runs.read(data)) == []
+
+
+def test_the_band_is_what_peers_stray_by():
+    # In each group of seven peers one strays by 30 %: more than one row in twenty.
+    data = sample()
+    for entry in data["benchmarks"]:
+        if entry["extra_info"]["runtime"] == "ncnn":
+            slow_down([entry], 1.3)
+    assert compare.drift(loaded(), loaded()).band == compare.LEAST
+    drift = compare.drift(loaded(), runs.read(data))
+    assert drift.band == pytest.approx(0.3)
+    assert drift.of(GROUP) == drift.usual == 1
+    slow = loaded(slower={("vgg3_2", "conv2d/fastconv"): 1.2})
+    assert found(loaded(), slow) == [("conv2d/fastconv", "slower", True)]
+    noisy = sample(
+        slower={("vgg3_2", "conv2d/fastconv"): 1.2, **{f"{op}/ncnn": 1.3 for op in ("conv2d", "max_pool2d")}}
+    )
+    assert "conv2d/fastconv" not in [name for name, *_ in found(loaded(), runs.read(noisy))]
+
+
+def test_without_peers_noise_is_assumed():
+    def alone(**options):
+        data = sample(only=ONE, **options)
+        data["benchmarks"] = [entry for entry in data["benchmarks"] if entry["extra_info"]["role"] != "peer"]
+        return data
+
+    drift = compare.drift(runs.read(alone()), runs.read(alone()))
+    assert (drift.band, drift.rows) == (compare.UNKNOWN, 0)
+    assert "too few" in drift.sentence
+    # The peak still tells of a slower machine.
+    slow = alone()
+    slow_down(slow["benchmarks"], 1.5)
+    assert found(runs.read(alone()), runs.read(slow)) == []
+    # And peers of another version say nothing.
+    data = sample()
+    data["fastconv"]["peers"] = dict.fromkeys(data["fastconv"]["peers"], "another")
+    assert compare.drift(loaded(), runs.read(data)).rows == 0
+
+
+def test_a_crash_in_place_of_a_fail_mends_nothing():
+    name = "conv2d/im2col/cpu"
+    data = sample(only=ONE, failed=[name])
+    before = runs.read(data)
+    crashed = copy.deepcopy(data)
+    for notes in crashed["fastconv"]["untimed"]:
+        notes["absent"] = "crashed: exit code -11"
+    assert found(before, runs.read(crashed)) == []
+    assert found(loaded(only=ONE), runs.read(crashed)) == [(name, "gone", True)]
+    assert found(before, loaded(only=ONE)) == [(name, "mended", False)]
+
+
+def test_a_choice_of_a_slower_kernel_is_a_regression():
+    group = "vgg3_2 conv2d_grad_input"
+    data = sample(only=[group])
+    for entry in data["benchmarks"]:
+        entry["extra_info"]["chosen"] = entry["extra_info"]["name"].endswith("/naive/cpu")
+    assert found(loaded(only=[group]), runs.read(data)) == [("auto: winograd_f4 → naive", "slower", True)]
+
+
+def test_another_problem_under_the_same_name_is_new():
+    data = sample(only=ONE)
+    for entry in data["benchmarks"]:
+        entry["extra_info"]["problem"] = "8×256×56×56 → 256, 3×3, padding 1"
+        slow_down([entry], 8)
+    kinds = {(kind, regression) for _, kind, regression in found(loaded(only=ONE), runs.read(data))}
+    assert kinds == {("new", False)}
+
+
+def test_a_quick_run_was_not_asked_for_all_kernels():
+    data = sample(only=ONE, quick=True)
+    data["benchmarks"] = [entry for entry in data["benchmarks"] if "/cpu" not in entry["extra_info"]["name"]]
+    assert found(loaded(only=ONE), runs.read(data)) == []
 
 
 def test_gone_and_new_rows():
@@ -247,6 +358,8 @@ def test_damaged_data_is_a_run_or_a_bad_run(path, junk):
 BROKEN = {
     "empty": (b"", "is no JSON"),
     "binary": (b"\xff\x00\x01", "cannot be read"),
+    "deep": (b"[" * 100_000, "is no JSON"),
+    "digits": (b"1" * 5000, "is no JSON"),
     "list": (b"[]", "it has no 'benchmarks'"),
     "foreign": (b'{"benchmarks": [], "version": "5"}', "not of fastconv's benchmarks"),
     "schema": (b'{"benchmarks": [], "fastconv": {"schema": 99}}', "schema=99"),
@@ -284,6 +397,60 @@ def test_times_that_cannot_be(change, reason):
         runs.read(data)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"absent": "no memory"}, "with times, and with a reason"),
+        ({"error": -1.0}, "a negative error"),
+        ({"chosen": True}, "several rows"),
+        ({"scratch_bytes": 10**40}, "bytes of scratch"),
+    ],
+)
+def test_notes_that_cannot_be(change, reason):
+    data = sample(only=ONE)
+    entries(data)[0]["extra_info"] |= change
+    with pytest.raises(runs.BadRun, match=reason):
+        runs.read(data)
+
+
+@pytest.mark.parametrize("missing", ["kernel_error", "kernel_limit", "error"])
+def test_what_nobody_compared_does_not_count(missing):
+    data = sample(only=ONE)
+    name = "conv2d/fastconv" if missing == "error" else "conv2d/winograd_f4/cpu"
+    entry = timed(data, name, 1e-9)
+    del entry["extra_info"][missing]
+    run = runs.read(data)
+    assert [row.name for row in run.failures] == [name]
+    assert run.groups[GROUP].fastest_kernel.name != name
+
+
+def test_dates_are_sorted_by_their_time_zones():
+    early, late = loaded(date="2026-11-29T09:00:00+05:00"), loaded(date="2026-11-29T07:00:00")
+    assert early.when < late.when
+    with pytest.raises(runs.BadRun, match="the date 'yesterday'"):
+        loaded(date="yesterday")
+
+
+def test_nothing_in_a_file_moves_the_cursor():
+    data = sample(only=ONE)
+    data["fastconv"]["git"] = "\x1b[2Jgit\ud800"
+    data["fastconv"]["untimed"].append(
+        entries(data)[0]["extra_info"] | {"name": "conv2d/x", "group": GROUP, "absent": "[red]no\nmemory\x1b[0m"}
+    )
+    text = shown(lambda console: terminal.show(runs.read(data), console, rows=True))
+    assert "\x1b" not in text
+    assert "[red]no memory" in text
+    assert text.encode()
+
+
+def test_a_step_without_flops_has_no_goal_of_steps():
+    data = sample(only=["bilstm_lengths network"])
+    for entry in data["benchmarks"]:
+        entry["extra_info"] |= {"flops": 0.0, "goal": {"per_step": 1.1} if entry["extra_info"]["chosen"] else {}}
+    (group,) = runs.read(data).groups.values()
+    assert group.goals == []
+
+
 def test_a_row_twice():
     data = sample(only=ONE)
     data["benchmarks"].append(data["benchmarks"][0])
@@ -309,7 +476,7 @@ def test_the_command_writes_prints_and_compares(files, tmp_path, capsys):
     assert page.read_text().startswith("<!doctype html")
     # The newest is shown, whatever the order.
     assert "2026-11-30" in page.read_text()
-    assert not list(page.parent.glob("*.new"))
+    assert [path.name for path in page.parent.iterdir()] == ["report.html"]
     assert cli.main(["report", old]) == 0
     assert "geometric mean" in capsys.readouterr().out
     assert cli.main(["report", "--markdown", old]) == 0
@@ -319,6 +486,22 @@ def test_the_command_writes_prints_and_compares(files, tmp_path, capsys):
     assert cli.main(["report", "--compare", "--markdown", old, new, "--limit", "1.6"]) == 0
     assert "0 regressions over 1.6" in capsys.readouterr().out
     assert cli.main(["report", "--compare", new, old]) == 0
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(files, tmp_path, capsys):
+    place = tmp_path / "page.html"
+    (place / "full").mkdir(parents=True)
+    assert cli.main(["report", files("old"), "-o", str(place)]) == 2
+    assert "page.html" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.json", "page.html"]
+
+
+@pytest.mark.parametrize("view", [(), ("--markdown",)])
+def test_output_without_unicode(files, view):
+    command = [sys.executable, "-m", "fastconv", "report", files("old"), *view]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"vgg3_2 conv2d" in done.stdout
 
 
 @pytest.mark.parametrize(

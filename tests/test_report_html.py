@@ -171,3 +171,22 @@ def test_networks_fit_a_wide_window(browser, pages):
     tables = "[...document.querySelectorAll('.network')].map(table => table.parentElement)"
     script = f"return {tables}.map(around => around.scrollWidth - around.clientWidth)"
     assert not any(browser.execute_script(script))
+
+
+def test_paper_has_tables_and_every_bar(browser, pages):
+    """A4 is as narrow as a large phone, and yet gets the wide layout; what is closed on the screen is printed."""
+    opened(browser, pages["one"], 700)
+    script = "return getComputedStyle(document.querySelector('#layer-table tbody tr')).display"
+    bars = "return [...document.querySelectorAll('.bars li')].filter(bar => bar.checkVisibility()).length"
+    assert browser.execute_script(script) == "grid"
+    shown = browser.execute_script(bars)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.execute_script(script) == "table-row"
+        browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+        every = browser.execute_script("return document.querySelectorAll('.bars li').length")
+        assert browser.execute_script(bars) == every > shown
+        browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert browser.execute_script(bars) == shown

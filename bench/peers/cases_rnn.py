@@ -43,7 +43,8 @@ def _text(layer: dict[str, Any]) -> str:
 
 def _forward(name: str, op: str, *sizes: int, **goal: float) -> Case:
     given = work(op, *sizes)
-    return Case(name, given, goal, _text(given["layers"][0]), flops=recurrent.flops(given))
+    text, flops = _text(given["layers"][0]), recurrent.flops(given)
+    return Case(name, given, goal, text, flops=flops, quick=name == "lstm_1")
 
 
 def _lengths(name: str, op: str, *sizes: int, bidirectional: bool = False) -> Case:

@@ -115,7 +115,8 @@ def main(runtime: str, count: int) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     # As many processors as threads: JAX takes its threads from this, and has no other setting.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
     session = Session(runtime, count)
     for line in sys.stdin:
         command = json.loads(line)

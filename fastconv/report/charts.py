@@ -20,7 +20,7 @@ CLASSES = ("fastconv, chosen by auto", "fastconv, other kernels", "other runtime
 COLOURS = ("var(--own)", "var(--own-soft)", "var(--peer)", "var(--fail)")
 SHAPES = ("circle", "circle", "diamond", "cross")
 # In pixels, on phones and on wider plots.
-SIZES = ((34, 14, 14, 26), (70, 26, 26, 46))
+SIZES = ((40, 24, 24, 36), (80, 46, 42, 60))
 
 # Where exact results stand on a logarithmic axis of errors, and results that are wrong altogether.
 EXACT, WRONG = 1e-9, 1.0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from fastconv.report.compare import changes
+from fastconv.report.compare import changes, drift
 from fastconv.report.runs import BadRun, load
 
 
@@ -44,9 +46,20 @@ def add(commands: Any) -> None:
 def write(text: str, path: Path) -> None:
     """Write the file so that at any moment it is the former one or this one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", suffix=".new", delete=False
+    ) as file:
+        new = Path(file.name)
+    try:
+        new.write_text(text, encoding="utf-8")
+        # As any other new file: the temporary one is its owner's alone.
+        umask = os.umask(0)
+        os.umask(umask)
+        new.chmod(0o666 & ~umask)
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
@@ -63,11 +76,14 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     limit = 1.10 if args.limit is None else args.limit
     if not 1 < limit < math.inf:
         parser.error(f"--limit {limit:g}: needs a finite ratio over 1")
+    # A pipe or terminal without "×" and "–" gets "?" for them.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         found = [load(path) for path in args.runs]
         if args.compare:
             return _compare(args, found, limit)
-        found.sort(key=lambda one: one.date)
+        found.sort(key=lambda one: one.when)
         if args.output is not None:
             from rich.console import Console
 
@@ -88,7 +104,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             terminal.show(found[-1], Console(), args.rows)
     except BadRun as error:
         parser.error(str(error))
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         parser.error(f"report needs {error.name}: pip install 'fastconv[report]'")
     except OSError as error:
         print(f"fastconv report: {error}", file=sys.stderr)
@@ -98,15 +114,16 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace, found: list[Any], limit: float) -> int:
     old, new = found
-    rows = changes(old, new)
+    noise = drift(old, new)
+    rows = changes(old, new, noise)
     if args.markdown:
         from fastconv.report import markdown
 
-        print(markdown.comparison(old, new, rows, limit), end="")
+        print(markdown.comparison(old, new, rows, noise, limit), end="")
     else:
         from rich.console import Console
 
         from fastconv.report import terminal
 
-        terminal.show_changes(old, new, rows, limit, Console())
+        terminal.show_changes(old, new, rows, noise, limit, Console())
     return 1 if any(change.regression(limit) for change in rows) else 0

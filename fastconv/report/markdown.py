@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from fastconv.report import cells
-from fastconv.report.compare import Change
+from fastconv.report.compare import Change, Drift
 from fastconv.report.runs import Run
 
 
@@ -40,12 +40,13 @@ def page(run: Run, rows: bool = False) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def comparison(old: Run, new: Run, changes: Sequence[Change], limit: float) -> str:
+def comparison(old: Run, new: Run, changes: Sequence[Change], drift: Drift, limit: float) -> str:
     """What changed between two runs: regressions over `limit` in sight, the rest folded."""
     lines = [f"> **Warning**: {_text(f'{run.path}: {warning}')}" for run in (old, new) for warning in run.warnings]
     bad = [change for change in changes if change.regression(limit)]
     lines += ["", f"{len(bad)} regressions over {limit:g} of {len(changes)} rows: {cells.counts(changes)}", ""]
-    lines += [f"- before: {_text(old.date)}, {_text(old.git)}; now: {_text(new.date)}, {_text(new.git)}", ""]
+    lines += [f"- before: {_text(old.date)}, {_text(old.git)}; now: {_text(new.date)}, {_text(new.git)}"]
+    lines += [f"- {_text(drift.sentence)}", ""]
     if bad:
         lines += [*_table(cells.CHANGE_HEADERS, map(cells.of_change, bad)), ""]
     rest = [change for change in changes if change.kind != "same" and change not in bad]

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,8 @@ class Group:
             return []
         asides = [row for row in self.rows if row.role == ASIDE and row.valid]
         # Work with lengths does the share of the dense work's flops that is no padding.
-        step = own.rate and asides and (own.seconds / own.flops) / (asides[0].seconds / asides[0].flops)
+        known = own.flops and asides and asides[0].flops
+        step = (own.seconds / own.flops) / (asides[0].seconds / asides[0].flops) if known else None
         found: list[tuple[str, float | None, float, bool]] = []
         for name, bar in own.goal.items():
             match name:
@@ -204,7 +206,7 @@ class Group:
                 case "share":
                     found.append((f"≥ {100 * bar:.0f} % of the FMA peak", own.share, bar, True))
                 case "per_step":
-                    found.append((f"≤ {bar:.2f}× a step without padding", step or None, bar, False))
+                    found.append((f"≤ {bar:.2f}× a step without padding", step, bar, False))
         return [(words, value, value >= bar if least else value <= bar) for words, value, bar, least in found if value]
 
 
@@ -281,6 +283,12 @@ class Run:
     rows: tuple[Row, ...]
     # Of each network its layers in order, each (name of the layer, case).
     networks: Mapping[str, tuple[tuple[str, str], ...]]
+
+    @property
+    def when(self) -> datetime:
+        """The date with its time zone, UTC where it has none: what runs are sorted by."""
+        found = datetime.fromisoformat(self.date)
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
     @cached_property
     def groups(self) -> dict[str, Group]:
@@ -398,35 +406,43 @@ def summary(run: Run) -> Summary:
     )
 
 
+def _text(value: Any) -> str:
+    """A text to show. Files come from anywhere: what is in them must not move a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))
+
+
 def _row(notes: Mapping[str, Any], group: str, stats: Mapping[str, Any] | None) -> Row:
     times: dict[str, Any] = {}
     if stats is not None:
         keys = {"seconds": "median", "low": "q1", "high": "q3", "shortest": "min"}
         times = {name: float(stats[key]) for name, key in keys.items()}
         times["rounds"] = int(stats["rounds"])
-    found, limit = notes.get("kernel_error"), notes.get("kernel_limit")
-    error = notes.get("error")
+    absent, role = _text(notes.get("absent", "")), str(notes["role"])
+    # JSON has no infinity, which is what the error of a wrong shape is. What nobody compared counts for nothing.
+    error = math.nan if absent else math.inf
+    found, limit = (notes.get(name) for name in ("kernel_error", "kernel_limit"))
+    if role == KERNEL and not absent:
+        found, limit = error if found is None else found, 0.0 if limit is None else limit
     return Row(
-        group=group,
-        case=str(notes["case"]),
-        op=str(notes["op"]),
-        name=str(notes["name"]),
-        runtime=str(notes["runtime"]),
-        role=str(notes["role"]),
+        group=_text(group),
+        case=_text(notes["case"]),
+        op=_text(notes["op"]),
+        name=_text(notes["name"]),
+        runtime=_text(notes["runtime"]),
+        role=role,
         chosen=bool(notes.get("chosen", False)),
-        kernel=str(notes.get("kernel", "")),
+        kernel=_text(notes.get("kernel", "")),
         flops=float(notes.get("flops") or 0.0),
         bytes=float(notes.get("bytes") or 0.0),
         scratch=int(notes.get("scratch_bytes") or 0),
-        # JSON has no infinity, which is what the error of a wrong shape is.
-        error=math.inf if error is None and stats is not None else float("nan" if error is None else error),
+        error=error if notes.get("error") is None else float(notes["error"]),
         kernel_error=None if found is None else float(found),
         kernel_limit=None if limit is None else float(limit),
         peak=float(notes.get("fma_peak_gflops") or math.nan) * 1e9,
         steady=bool(notes.get("steady", True)),
-        problem=str(notes.get("problem", "")),
-        reproduce=str(notes.get("reproduce", "")),
-        absent=str(notes.get("absent", "")),
+        problem=_text(notes.get("problem", "")),
+        reproduce=_text(notes.get("reproduce", "")),
+        absent=absent,
         goal={name: float(value) for name, value in (notes.get("goal") or {}).items()},
         **times,
     )
@@ -445,25 +461,28 @@ def read(data: Any, path: str = "") -> Run:
     try:
         rows = [_row(entry["extra_info"], entry["group"], entry["stats"]) for entry in data["benchmarks"]]
         rows += [_row(notes, notes["group"], None) for notes in head["untimed"]]
-        order = {name: k for k, name in enumerate(head["groups"])}
+        order = {_text(name): k for k, name in enumerate(head["groups"])}
         rows.sort(key=lambda row: order[row.group])
         limits = tuple(
             Limits(
-                m["time"], {int(n): float(v) for n, v in m["fma"].items()}, {k: float(v) for k, v in m["copy"].items()}
+                _text(moment["time"]),
+                {int(n): float(rate) for n, rate in moment["fma"].items()},
+                {_text(level): float(rate) for level, rate in moment["copy"].items()},
             )
-            for m in head["limits"]
+            for moment in head["limits"]
         )
         networks = {
-            name: tuple((str(layer), str(case)) for layer, case in layers) for name, layers in head["networks"].items()
+            _text(name): tuple((_text(layer), _text(case)) for layer, case in layers)
+            for name, layers in head["networks"].items()
         }
         run = Run(
             path,
-            str(data["datetime"]),
-            str(head["git"]),
-            str(head["machine"]["line"]),
+            _text(data["datetime"]),
+            _text(head["git"]),
+            _text(head["machine"]["line"]),
             head["machine"],
             int(head["machine"]["threads"]),
-            {str(name): str(version) for name, version in head["peers"].items()},
+            {_text(name): _text(version) for name, version in head["peers"].items()},
             limits,
             bool(head["quick"]),
             tuple(rows),
@@ -483,18 +502,29 @@ def _wrong(run: Run) -> str:
         return "has no rows"
     if not run.limits:
         return "has no limits of the machine"
+    try:
+        _ = run.when
+    except ValueError:
+        return f"has the date {run.date!r}, which is none"
     for moment in run.limits:
         if moment.all.keys() != run.limits[0].all.keys() or not moment.fma:
             return "has limits of the machine that do not belong together"
         for name, rate in moment.all.items():
             if not 0 < rate < math.inf:
                 return f"has {name} = {rate}: needs a positive number"
+    for group in run.groups.values():
+        if sum(row.chosen for row in group.rows) > 1:
+            return f"has several rows of {group.name} that stand for fastconv"
     seen = set()
     for row in run.rows:
         key = (row.group, row.name)
         if key in seen:
             return f"has {row.group}: {row.name} twice"
         seen.add(key)
+        if row.absent and row.rounds:
+            return f"has {row.group}: {row.name} with times, and with a reason why it has none"
+        if row.error < 0 or (row.kernel_error or 0) < 0:
+            return f"has {row.group}: {row.name} with a negative error"
         if "/" not in row.name or row.role not in (KERNEL, LAYER, PEER, ASIDE):
             return f"has a row name={row.name!r}, role={row.role!r}, which is none of these benchmarks"
         if row.rounds:
@@ -503,9 +533,9 @@ def _wrong(run: Run) -> str:
                 return f"has {row.group}: {row.name} with times {times}: needs positive ones, min ≤ q1 ≤ median ≤ q3"
         elif row.timed:
             return f"has {row.group}: {row.name} with times of no rounds"
-        for value in (row.flops, row.bytes):
-            if not 0 <= value < math.inf:
-                return f"has {row.group}: {row.name} with flops {row.flops}, bytes {row.bytes}: needs finite ones"
+        for value in (row.flops, row.bytes, row.scratch):
+            if not 0 <= value < 1e30:
+                return f"has {row.group}: {row.name} with {value} flops, bytes or bytes of scratch"
         if math.isinf(row.peak) or row.peak <= 0:
             return f"has {row.group}: {row.name} with an FMA peak of {row.peak}"
     return ""
@@ -515,10 +545,10 @@ def load(path: str | Path) -> Run:
     """The run in a file. BadRun if it is not there, no JSON, or of something else."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadRun(f"{path}: cannot be read: {error}") from error
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRun(f"{path}: is no JSON: {error}") from error
     return read(data, str(path))

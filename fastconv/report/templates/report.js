@@ -83,7 +83,7 @@
   });
   let closed = [];
   addEventListener("beforeprint", () => {
-    closed = cases.filter((part) => !part.open);
+    closed = all("details:not([open])");
     closed.forEach((part) => { part.open = true; });
   });
   addEventListener("afterprint", () => closed.forEach((part) => { part.open = false; }));
