@@ -102,7 +102,7 @@ class Sitting:
                 start = driver.start_of(self.record.machine.threads, self.folder)
                 found = driver.measure_starts(group, rows, start, self.budget, tell)
             else:
-                peak = None if group.flops == 0 else lambda: driver.fma_peak(self.budget)
+                peak = None if group.flops == 0 else lambda: driver.fma_peak(self.budget, group)
                 found = driver.measure(group, rows, self.pool, self.budget, tell, peak)
         about = {name: said["version"] for name, said in self.pool.about.items() if name in PEERS}
         self.journal.add(group.name, found, about)
@@ -205,7 +205,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 
 @pytest.fixture
-def measure(request: pytest.FixtureRequest, sitting: Sitting) -> Callable[[str, str], None]:
+def measure(benchmark: Any, sitting: Sitting) -> Callable[[str, str], None]:
     """Give pytest-benchmark a row's times, measuring its group if that is to be done, and note what to read it with."""
 
     def row(name: str, case: str) -> None:
@@ -215,6 +215,8 @@ def measure(request: pytest.FixtureRequest, sitting: Sitting) -> Callable[[str, 
         cell = found.cells[name]
         notes = sitting.record.add(group, one, found, f'pytest --benchmark -k "[{name}-{case}]"')
         if "absent" in notes:
+            # Else pytest-benchmark warns of a fixture that was not used.
+            benchmark.skipped = True
             reason = f"{name} on {case}: {notes['absent'] or sitting.record.failure(notes)}"
             if one.role == "peer":
                 pytest.skip(reason)
@@ -224,7 +226,6 @@ def measure(request: pytest.FixtureRequest, sitting: Sitting) -> Callable[[str, 
         def replay() -> None:
             CLOCK.now += next(times)
 
-        benchmark = request.getfixturevalue("benchmark")
         benchmark.group = group.name
         benchmark.extra_info.update(notes)
         CLOCK.now = 0.0

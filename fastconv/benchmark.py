@@ -137,7 +137,7 @@ def measure(
                     if one.kernel is None or algorithms is None or one.kernel.algorithm in algorithms
                 ]
                 group = replace(group, contenders=tuple(rows))
-                peak = (lambda: driver.fma_peak(budget)) if group.flops else None
+                peak = (lambda of=group: driver.fma_peak(budget, of)) if group.flops else None
                 found = driver.measure(group, rows, pool, budget, lambda text, k=number: tell(k, text), peak)
                 for one in rows:
                     record.add(group, one, found, command)

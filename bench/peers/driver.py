@@ -78,6 +78,7 @@ def chosen(names: str | None) -> tuple[str, ...]:
     for name in wanted:
         if name not in PEERS:
             raise ValueError(f"--peers: {name!r} is not one of {','.join(PEERS)}, none")
+    for name in wanted:
         if name not in there:
             raise ValueError(
                 f"--peers: {name} is not installed here and has no environment in {environments()}: make bench-env, "
@@ -416,9 +417,9 @@ def measure_starts(
     return Measured(cells, [])
 
 
-def fma_peak(budget: Budget) -> float:
-    """What the machine does now, in flop/s, in about the time of a turn."""
-    return machine.fma_rate(seconds=budget.turn)
+def fma_peak(budget: Budget, group: Group) -> float:
+    """What the machine does now in the group's dtype, in flop/s, in about the time of a turn."""
+    return machine.fma_rate(group.dtype, seconds=budget.turn)
 
 
 def limits(threads: int) -> dict[str, Any]:

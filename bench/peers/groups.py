@@ -82,6 +82,10 @@ class Group:
     goal: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def dtype(self) -> str:
+        return self.problem.dtype if self.problem is not None else "float32"
+
+    @property
     def dense_flops(self) -> float:
         """Of the work without padding."""
         return recurrent.flops(self.dense) if self.dense is not None else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -38,7 +39,7 @@ def git_revision(folder: Path) -> str:
 
 def statistics(times: list[float]) -> dict[str, float]:
     """What reports read of a row's times, by pytest-benchmark's names."""
-    low, middle, high = quantiles(times, n=4) if len(times) > 1 else times * 3
+    low, middle, high = quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
     return {"median": middle, "q1": low, "q3": high, "min": min(times), "rounds": len(times)}
 
 
@@ -87,7 +88,8 @@ class Record:
         if found["chosen"]:
             found["goal"] = dict(group.goal)
         names = ("error", "kernel_error", "kernel_limit", "processors", "restless")
-        found |= {name: cell[name] for name in names if name in cell}
+        # JSON has no infinity, which is what the error of a wrong shape or of NaN is.
+        found |= {name: None if cell[name] == math.inf else cell[name] for name in names if name in cell}
         if peaks:
             found["fma_peak_gflops"] = median(peaks) / 1e9
         self.notes[group.name, one.name] = found
@@ -99,7 +101,9 @@ class Record:
         self.stats[group.name, one.name] = stats = statistics(cell["times"])
         seconds = stats["median"]
         settled = seconds <= SPREAD * stats["min"] and not cell.get("restless")
-        found["steady"] = settled and (not peaks or median(peaks) >= (1 - runs.DRIFT) * self.best_peak)
+        # The machine's limits are those of float32.
+        slow = peaks and group.dtype == "float32" and median(peaks) < (1 - runs.DRIFT) * self.best_peak
+        found["steady"] = settled and not slow
         if group.bytes:
             found["gbytes_per_second"] = group.bytes / seconds / 1e9
         if found["flops"]:
@@ -110,7 +114,10 @@ class Record:
 
     def failure(self, notes: Mapping[str, Any]) -> str:
         """Why a row with these notes is FAIL, or ""."""
-        return runs.failure(notes["role"], notes["error"], notes.get("kernel_error"), notes.get("kernel_limit"))
+        errors = (notes.get(name, math.nan) for name in ("error", "kernel_error"))
+        error, of_kernel = (math.inf if value is None else value for value in errors)
+        limit = notes.get("kernel_limit")
+        return runs.failure(notes["role"], error, None if limit is None else of_kernel, limit)
 
     @property
     def best_peak(self) -> float:
