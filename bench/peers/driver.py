@@ -166,7 +166,7 @@ class Budget:
     """How long things are measured: rounds of a group, seconds of a turn, the seconds after which a group has no more
     than FEWEST_ROUNDS, and rounds of starts."""
 
-    rounds: int = 9
+    rounds: int = 8
     turn: float = 0.05
     seconds: float = 40.0
     starts: int = 5
