@@ -211,12 +211,12 @@ def measure(benchmark: Any, sitting: Sitting) -> Callable[[str, str], None]:
     def row(name: str, case: str) -> None:
         group = groups(sitting.config)[f"{case} {name.split('/')[0]}"]
         one = next(one for one in group.contenders if one.name == name)
+        # Until it has times: else pytest-benchmark warns of a fixture that was not used, after Ctrl-C, too.
+        benchmark.skipped = True
         found = sitting.measured(group)
         cell = found.cells[name]
         notes = sitting.record.add(group, one, found, f'pytest --benchmark -k "[{name}-{case}]"')
         if "absent" in notes:
-            # Else pytest-benchmark warns of a fixture that was not used.
-            benchmark.skipped = True
             reason = f"{name} on {case}: {notes['absent'] or sitting.record.failure(notes)}"
             if one.role == "peer":
                 pytest.skip(reason)
