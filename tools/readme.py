@@ -70,6 +70,7 @@ def results(run: runs.Run) -> str:
         f"{run.date[:10]}, revision {run.git}, {run.machine}. Limits: {limits} (GFLOP/s, GB/s). Peers: {versions}.",
         "",
     ]
+    lines += [line for warning in run.warnings for line in (f"Warning: {warning}.", "")]
     if found.to_best is not None and found.worst is not None and found.best is not None:
         torch = f", {found.to_torch:.2f} of PyTorch's over {found.torch_cases}" if found.to_torch is not None else ""
         lines += [
@@ -98,6 +99,9 @@ def main() -> None:
         raise SystemExit(
             f"{run.path}: needs a full run, this one has no {', '.join(missing) or 'more than a few rounds'}"
         )
+    moved = [name for name, share in run.moved.items() if share > runs.DRIFT]
+    if moved:
+        raise SystemExit(f"{run.path}: {', '.join(moved)} moved during the run: run again on a quiet machine")
     text = README.read_text(encoding="utf-8")
     block = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
     if not block.search(text):
