@@ -43,7 +43,7 @@ $(PEERS)/%/.made: bench/peers/requirements/%.txt
 
 bench-env: $(PEER_ENVIRONMENTS)
 
-# Two minutes: every kind of work, all runtimes, a page to look at. make bench BENCH="-k vgg3_2 --resume"
+# Some of every kind of work, all runtimes, a page to look at. make bench BENCH="-k vgg3_2 --resume"
 bench bench-full: bench-env $(VENV)/.bench
 	$(BIN)/python -m pytest --benchmark $(if $(filter bench,$@),--quick) --benchmark-json=$(RUN) $(BENCH) || status=$$?; \
 	$(MAKE) --no-print-directory report && exit $${status:-0}

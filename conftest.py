@@ -16,9 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the benchmarks in bench/ instead of the tests; takes pytest-benchmark's options and -k",
     )
-    group.addoption(
-        "--quick", action="store_true", help="few rounds of few benchmarks, in two minutes: to see, not to quote"
-    )
+    group.addoption("--quick", action="store_true", help="few rounds of few benchmarks: to see, not to quote")
     group.addoption(
         "--peers", metavar="A,B", help="the other runtimes to measure, or none (default: all that are installed)"
     )
