@@ -43,6 +43,8 @@ def call(b, name, result, args):
 
 
 def suffix(vector):
+    if isinstance(vector.element, ir.IntType):
+        return f"v{vector.count}i{vector.element.width}"
     return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
 
 

@@ -36,7 +36,7 @@ from fastconv.kernels.cpu.simd import (
     zip_high,
     zip_low,
 )
-from fastconv.kernels.cpu.team import parallel, take
+from fastconv.kernels.cpu.team import address_of, parallel_at, take
 from fastconv.problem import itemsize
 from fastconv.registry import kernel
 
@@ -355,6 +355,9 @@ def _scales(p):
 
 _NO_SCALES = {dtype: np.empty(0, dtype) for dtype in ("float32", "float64")}
 
+# Elements of what is taken at a time, where planes are small: taking takes as long as some hundred.
+_RUN = 4096
+
 # Rows that a band of a plane has at least, where planes are too few for the threads.
 _FEWEST_ROWS = 8
 
@@ -369,11 +372,16 @@ def _scratch(lines):
 
 
 def _bands(p, rows):
-    """(rows of a band, pieces of work): a plane is one band unless planes are few."""
+    """(rows of a band, bands that are taken at a time, how often they are taken); rows are a plane's.
+
+    A plane is one band unless planes are few.
+    """
     planes = p.n * p.c
     bands = min(-(-4 * threads.available() // max(planes, 1)), -(-rows // _FEWEST_ROWS))
     band = -(-rows // bands)
-    return band, planes * -(-rows // band)
+    pieces = planes * -(-rows // band)
+    several = max(1, min(pieces // (16 * threads.available()), _RUN // max(p.h * p.w, 1)))
+    return band, several, -(-pieces // several)
 
 
 @lru_cache(maxsize=1024)
@@ -433,7 +441,21 @@ def _first_columns(p):
     return columns
 
 
+@lru_cache(maxsize=1024)
+def _places(p):
+    """Whether pool_rows finds where maxima stand: every window holds an element, whose place float32 can number."""
+    whole = p.n * p.c * p.oh * p.ow and _first_columns(p).min() >= 0 and p.padding[0] < p.kh
+    return bool(_by_rows(p) and whole and (p.oh - 1) * p.stride[0] - p.padding[0] < p.h and p.kh * p.w <= _MOST_NUMBERS)
+
+
 # By the columns of a window (0: any number) and the stride along a row.
+_INDICES = {
+    (2, 2): pool_rows.maximum_indices_two,
+    (3, 1): pool_rows.maximum_indices_three_1,
+    (3, 2): pool_rows.maximum_indices_three_2,
+    (0, 1): pool_rows.maximum_indices_any_1,
+    (0, 2): pool_rows.maximum_indices_any_2,
+}
 _GRADIENTS = {
     (2, 1): pool_rows.maximum_gradient_two,
     (3, 1): pool_rows.maximum_gradient_three_1,
@@ -443,11 +465,13 @@ _GRADIENTS = {
 }
 
 
-def _pool_scratch(p):
-    return 0 if _in_registers(p) else _scratch(2)(p)
+def _indices_scratch(p):
+    return 0 if _places(p) or (_tiles(p) and p.w < _MOST_NUMBERS) else _scratch(3)(p)
 
 
 def _average_gradient_scratch(p):
+    if _tiles(p):
+        return 0
     return threads.available() * int(_row_sizes(p)[0][-1]) if _by_rows(p) else _scratch(1)(p)
 
 
@@ -460,6 +484,61 @@ def _maximum_gradient_scratch(p):
     return threads.available() * 2 * ring * int(sizes[-1])
 
 
+# A plan says how an operation does p: the worker, its pieces of work, and what it is given after the arrays and before
+# scratch, of which the workers that need none have none.
+
+
+def _plan_maxima(p):
+    none = _NO_SCALES[p.dtype]
+    workers = _in_registers(p)
+    if workers:
+        band, several, pieces = _bands(p, p.oh)
+        return workers[0], pieces, (_sizes(p), none, none, band, several)
+    return _pool_max, p.n * p.c, (_sizes(p), none, none)
+
+
+def _plan_means(p):
+    workers = _in_registers(p)
+    if workers:
+        band, several, pieces = _bands(p, p.oh)
+        return workers[1], pieces, (_sizes(p), *_scales(p), band, several)
+    return _pool_mean, p.n * p.c, (_sizes(p), *_scales(p))
+
+
+def _plan_indices(p):
+    if _tiles(p) and p.w < _MOST_NUMBERS:
+        band, several, pieces = _bands(p, p.oh)
+        return pool_rows.maximum_indices_tiles, pieces, (_sizes(p), band, several)
+    if _places(p):
+        band, several, pieces = _bands(p, p.oh)
+        worker = _INDICES.get((p.kw, int(_sizes(p)[8]))) or _INDICES[0, int(_sizes(p)[8])]
+        return worker, pieces, (_sizes(p), _first_columns(p), band, several)
+    return _maximum_indices, p.n * p.c, (_sizes(p), _offsets(p))
+
+
+def _plan_maximum_gradient(p):
+    if _tiles(p):
+        band, several, pieces = _bands(p, p.oh)
+        return pool_rows.maximum_gradient_tiles, pieces, (_sizes(p), band, several)
+    if _by_rows(p):
+        sizes, before, ring = _row_sizes(p)
+        band, several, pieces = _bands(p, p.h)
+        worker = _GRADIENTS.get((p.kw, int(sizes[8]))) or _GRADIENTS[0, int(sizes[8])]
+        return worker, pieces, (sizes, _first_columns(p), band, several, before, ring)
+    return _maximum_gradient, p.n * p.c, (_sizes(p), _offsets(p))
+
+
+def _plan_mean_gradient(p):
+    if _tiles(p):
+        band, several, pieces = _bands(p, p.oh)
+        return pool_rows.average_gradient_tiles, pieces, (_sizes(p), *_scales(p), band, several)
+    if _by_rows(p):
+        sizes, before, _ = _row_sizes(p)
+        band, several, pieces = _bands(p, p.h)
+        return pool_rows.average_gradient, pieces, (sizes, *_scales(p), band, several, before)
+    return _average_gradient, p.n * p.c, (_sizes(p), *_scales(p))
+
+
 def _cost(p):
     # Both passes go over whole rows, however far apart the windows are.
     return 16.0 * p.n * p.c * p.oh * (p.w * p.kh + p.ow * p.kw) + 20_000
@@ -469,56 +548,29 @@ def _window_cost(p):
     return 50.0 * p.flops + 20_000
 
 
-@kernel("max_pool2d/planes/cpu", limit=0.0, cost=_cost, scratch=_pool_scratch)
-def max_pool(p, x, y, scratch):
-    none = _NO_SCALES[p.dtype]
-    arrays = x.reshape(-1), y.reshape(-1), _sizes(p), none, none
-    workers = _in_registers(p)
-    if workers:
-        band, pieces = _bands(p, p.oh)
-        parallel(workers[0], _team(p, pieces), *arrays, band)
-    else:
-        parallel(_pool_max, _team(p, p.n * p.c), *arrays, scratch)
+def _register(op, limit, plan, scratch, cost):
+    """Register this file's kernel of `op`; scratch(p): the elements of scratch that its worker needs."""
+
+    @lru_cache(maxsize=1024)
+    def ready(p):
+        worker, pieces, own = plan(p)
+        needs, addresses = scratch(p) > 0, []
+
+        def run(*arrays):
+            *given, memory = arrays
+            args = (*[a.reshape(-1) for a in given], *own, *((memory,) if needs else ()))
+            if not addresses:
+                addresses.append(address_of(worker, *args))
+            parallel_at(addresses[0], _team(p, pieces), args)
+
+        return run
+
+    register = kernel(f"{op}/planes/cpu", limit=limit, cost=cost, scratch=scratch, ready=ready)
+    register(lambda p, *arrays: ready(p)(*arrays))
 
 
-@kernel("avg_pool2d/planes/cpu", limit=1.0, cost=_cost, scratch=_pool_scratch)
-def avg_pool(p, x, y, scratch):
-    arrays = x.reshape(-1), y.reshape(-1), _sizes(p), *_scales(p)
-    workers = _in_registers(p)
-    if workers:
-        band, pieces = _bands(p, p.oh)
-        parallel(workers[1], _team(p, pieces), *arrays, band)
-    else:
-        parallel(_pool_mean, _team(p, p.n * p.c), *arrays, scratch)
-
-
-@kernel("max_pool2d_with_indices/planes/cpu", limit=0.0, cost=_window_cost, scratch=_scratch(3))
-def max_pool_with_indices(p, x, y, indices, scratch):
-    outputs = y.reshape(-1), indices.reshape(-1)
-    parallel(_maximum_indices, _team(p, p.n * p.c), x.reshape(-1), *outputs, _sizes(p), _offsets(p), scratch)
-
-
-@kernel("max_pool2d_grad/planes/cpu", limit=1.0, cost=_window_cost, scratch=_maximum_gradient_scratch)
-def max_pool_grad(p, x, gy, gx, scratch):
-    arrays = x.reshape(-1), gy.reshape(-1), gx.reshape(-1)
-    if _tiles(p):
-        band, pieces = _bands(p, p.oh)
-        parallel(pool_rows.maximum_gradient_tiles, _team(p, pieces), *arrays, _sizes(p), band)
-    elif _by_rows(p):
-        sizes, before, ring = _row_sizes(p)
-        band, pieces = _bands(p, p.h)
-        worker = _GRADIENTS.get((p.kw, int(sizes[8]))) or _GRADIENTS[0, int(sizes[8])]
-        parallel(worker, _team(p, pieces), *arrays, sizes, _first_columns(p), band, before, ring, scratch)
-    else:
-        parallel(_maximum_gradient, _team(p, p.n * p.c), *arrays, _sizes(p), _offsets(p), scratch)
-
-
-@kernel("avg_pool2d_grad/planes/cpu", limit=1.0, cost=_window_cost, scratch=_average_gradient_scratch)
-def avg_pool_grad(p, gy, gx, scratch):
-    arrays = gy.reshape(-1), gx.reshape(-1)
-    if _by_rows(p):
-        sizes, before, _ = _row_sizes(p)
-        band, pieces = _bands(p, p.h)
-        parallel(pool_rows.average_gradient, _team(p, pieces), *arrays, sizes, *_scales(p), band, before, scratch)
-    else:
-        parallel(_average_gradient, _team(p, p.n * p.c), *arrays, _sizes(p), *_scales(p), scratch)
+_register("max_pool2d", 0.0, _plan_maxima, lambda p: 0 if _in_registers(p) else _scratch(2)(p), _cost)
+_register("avg_pool2d", 1.0, _plan_means, lambda p: 0 if _in_registers(p) else _scratch(2)(p), _cost)
+_register("max_pool2d_with_indices", 0.0, _plan_indices, _indices_scratch, _window_cost)
+_register("max_pool2d_grad", 1.0, _plan_maximum_gradient, _maximum_gradient_scratch, _window_cost)
+_register("avg_pool2d_grad", 1.0, _plan_mean_gradient, _average_gradient_scratch, _window_cost)

@@ -5,15 +5,18 @@ its windows, whose even and odd columns are shuffled apart. Outside of the plane
 
     y[i, j] = max or mean over r, s of x[i·sh − top + r, j·sw − left + s]
 
+With indices, any window without dilation and a stride of 1 or 2 along a row: beside each maximum goes, as a number of
+x's dtype, where it stands in its window.
+
 Gradients, any window without dilation and a stride of 1 or 2 along a row: for each row of gx from the rows of windows
 that hold it, so that every element is written once and nothing is scattered.
 
     average:  gx[v, u] = Σ_j t[j] over the windows j that hold column u, t[j] = Σ_i gy[i, j] / size of (i, j)
     maximum:  gx[v, u] = Σ_ij gy[i, j] where the number r·kw + s of (i, j)'s maximum says (v, u)
 
-Maxima of 2×2 windows that do not overlap (`maximum_gradient_tiles`) need no more than the registers.
+2×2 windows that do not overlap (`…_tiles`) need no more than the registers.
 
-A piece of work is a band of rows, of outputs or of gx, of one plane.
+A piece of work is a band of rows, of outputs or of gx, of one plane; of small ones a thread takes several at a time.
 """
 
 from __future__ import annotations
@@ -38,10 +41,11 @@ from fastconv.kernels.cpu.simd import (
     splat,
     store,
     store_first,
+    store_places,
     zip_high,
     zip_low,
 )
-from fastconv.kernels.cpu.team import take
+from fastconv.kernels.cpu.team import take_next
 
 
 @inner
@@ -74,7 +78,7 @@ def _make_pool(combine, averaging):
         return combine(even_lanes(low, high), odd_lanes(low, high))
 
     @inner
-    def pool(counter, thread, x, y, sizes, row_scale, column_scale, band):
+    def pool(counter, thread, x, y, sizes, row_scale, column_scale, band, several):
         # A maximum is one of its elements, denormal or not; comparing them is not slow.
         if averaging:
             state = flush_denormals()
@@ -82,8 +86,9 @@ def _make_pool(combine, averaging):
         width = lanes(x)
         bands = (oh + band - 1) // band
         scale = splat(x, row_scale[0] * column_scale[0] if averaging else 1.0)
+        piece = end_of_run = -1
         while True:
-            piece = take(counter, thread, planes * bands)
+            piece, end_of_run = take_next(counter, thread, planes * bands, several, piece, end_of_run)
             if piece < 0:
                 break
             plane, begin = piece // bands, piece % bands * band
@@ -112,15 +117,15 @@ _means = _make_pool(add, True)
 
 
 @njit
-def pool_max(counter, thread, x, y, sizes, row_scale, column_scale, band):
+def pool_max(counter, thread, x, y, sizes, row_scale, column_scale, band, several):
     """Maxima of 2×2 windows; the scales are not used."""
-    _maxima(counter, thread, x, y, sizes, row_scale, column_scale, band)
+    _maxima(counter, thread, x, y, sizes, row_scale, column_scale, band, several)
 
 
 @njit
-def pool_mean(counter, thread, x, y, sizes, row_scale, column_scale, band):
+def pool_mean(counter, thread, x, y, sizes, row_scale, column_scale, band, several):
     """Means of 2×2 windows, whose scales are all the same."""
-    _means(counter, thread, x, y, sizes, row_scale, column_scale, band)
+    _means(counter, thread, x, y, sizes, row_scale, column_scale, band, several)
 
 
 def _make_three(combine, empty, averaging, step):
@@ -151,7 +156,7 @@ def _make_three(combine, empty, averaging, step):
         return combine(value, odd_lanes(more, down(x, row, c + 1 + width, width_in, rows, inside)))
 
     @inner
-    def pool(counter, thread, x, y, sizes, row_scale, column_scale, band):
+    def pool(counter, thread, x, y, sizes, row_scale, column_scale, band, several):
         # A maximum is one of its elements, denormal or not; comparing them is not slow.
         if averaging:
             state = flush_denormals()
@@ -159,8 +164,9 @@ def _make_three(combine, empty, averaging, step):
         width = lanes(x)
         bands = (oh + band - 1) // band
         reach = step * width + (2 if step == 1 else 1)
+        piece = end_of_run = -1
         while True:
-            piece = take(counter, thread, planes * bands)
+            piece, end_of_run = take_next(counter, thread, planes * bands, several, piece, end_of_run)
             if piece < 0:
                 break
             plane, begin = piece // bands, piece % bands * band
@@ -191,27 +197,27 @@ _means_1, _means_2 = _make_three(add, 0.0, True, 1), _make_three(add, 0.0, True,
 
 
 @njit
-def pool_max_three_1(counter, thread, x, y, sizes, row_scale, column_scale, band):
+def pool_max_three_1(counter, thread, x, y, sizes, row_scale, column_scale, band, several):
     """Maxima of 3×3 windows with a stride of 1 along a row; the scales are not used."""
-    _maxima_1(counter, thread, x, y, sizes, row_scale, column_scale, band)
+    _maxima_1(counter, thread, x, y, sizes, row_scale, column_scale, band, several)
 
 
 @njit
-def pool_max_three_2(counter, thread, x, y, sizes, row_scale, column_scale, band):
+def pool_max_three_2(counter, thread, x, y, sizes, row_scale, column_scale, band, several):
     """Maxima of 3×3 windows with a stride of 2 along a row; the scales are not used."""
-    _maxima_2(counter, thread, x, y, sizes, row_scale, column_scale, band)
+    _maxima_2(counter, thread, x, y, sizes, row_scale, column_scale, band, several)
 
 
 @njit
-def pool_mean_three_1(counter, thread, x, y, sizes, row_scale, column_scale, band):
+def pool_mean_three_1(counter, thread, x, y, sizes, row_scale, column_scale, band, several):
     """Means of 3×3 windows with a stride of 1 along a row."""
-    _means_1(counter, thread, x, y, sizes, row_scale, column_scale, band)
+    _means_1(counter, thread, x, y, sizes, row_scale, column_scale, band, several)
 
 
 @njit
-def pool_mean_three_2(counter, thread, x, y, sizes, row_scale, column_scale, band):
+def pool_mean_three_2(counter, thread, x, y, sizes, row_scale, column_scale, band, several):
     """Means of 3×3 windows with a stride of 2 along a row."""
-    _means_2(counter, thread, x, y, sizes, row_scale, column_scale, band)
+    _means_2(counter, thread, x, y, sizes, row_scale, column_scale, band, several)
 
 
 @inner
@@ -251,13 +257,14 @@ def _tiles_gradient(x, gy, gx, row, width_in, of_gy, j, count):
 
 
 @njit
-def maximum_gradient_tiles(counter, thread, x, gy, gx, sizes, band):
+def maximum_gradient_tiles(counter, thread, x, gy, gx, sizes, band, several):
     """2×2 windows that do not overlap and begin at the corner: a band of rows of windows after another."""
     planes, height, width_in, oh, ow, _, _, _, _, _, _, _, _, _ = sizes
     width = lanes(x)
     bands = (oh + band - 1) // band
+    piece = end_of_run = -1
     while True:
-        piece = take(counter, thread, planes * bands)
+        piece, end_of_run = take_next(counter, thread, planes * bands, several, piece, end_of_run)
         if piece < 0:
             break
         plane, begin = piece // bands, piece % bands * band
@@ -281,13 +288,95 @@ def maximum_gradient_tiles(counter, thread, x, gy, gx, sizes, band):
 
 
 @inner
+def _tiles_indices(x, y, indices, row, width_in, to, where, j, count):
+    """Maxima and places of `count` 2×2 windows side by side, from window j on of the two rows at `row`."""
+    width = lanes(x)
+    at, under, more = row + 2 * j, row + 2 * j + width_in, 2 * count - width
+    none = splat(x, 0.0)
+    if count == width:
+        a, b, c, d = load(x, at), load(x, at + width), load(x, under), load(x, under + width)
+    else:
+        a, c = load_first(x, at, 2 * count), load_first(x, under, 2 * count)
+        b = d = none
+        if more > 0:
+            b, d = load_first(x, at + width, more), load_first(x, under + width, more)
+    most, number = even_lanes(a, b), none
+    value, place = odd_lanes(a, b), splat(x, 1.0)
+    number, most = select_greater(value, most, place, number), select_greater(value, most, value, most)
+    value, place = even_lanes(c, d), splat(x, float(width_in))
+    number, most = select_greater(value, most, place, number), select_greater(value, most, value, most)
+    value, place = odd_lanes(c, d), splat(x, float(width_in + 1))
+    number, most = select_greater(value, most, place, number), select_greater(value, most, value, most)
+    _put(y, to + j, most, count)
+    store_places(indices, to + j, number, where + 2 * j, 2, count)
+
+
+@njit
+def maximum_indices_tiles(counter, thread, x, y, indices, sizes, band, several):
+    """2×2 windows that do not overlap and begin at the corner: maxima and places, a band of rows after another."""
+    planes, height, width_in, oh, ow, _, _, _, _, _, _, _, _, _ = sizes
+    width = lanes(x)
+    bands = (oh + band - 1) // band
+    piece = end_of_run = -1
+    while True:
+        piece, end_of_run = take_next(counter, thread, planes * bands, several, piece, end_of_run)
+        if piece < 0:
+            break
+        plane, begin = piece // bands, piece % bands * band
+        for i in range(begin, min(begin + band, oh)):
+            row, to = (plane * height + 2 * i) * width_in, (plane * oh + i) * ow
+            if ow < width:
+                _tiles_indices(x, y, indices, row, width_in, to, 2 * i * width_in, 0, ow)
+            else:
+                for k in range(0, ow, width):
+                    # The last vector ends with the row, and does some windows again.
+                    _tiles_indices(x, y, indices, row, width_in, to, 2 * i * width_in, min(k, ow - width), width)
+
+
+@njit
+def average_gradient_tiles(counter, thread, gy, gx, sizes, row_scale, column_scale, band, several):
+    """2×2 windows that do not overlap and begin at the corner: a band of rows of windows after another."""
+    state = flush_denormals()
+    planes, height, width_in, oh, ow, _, _, _, _, _, _, _, _, _ = sizes
+    width = lanes(gy)
+    bands = (oh + band - 1) // band
+    scale = splat(gy, row_scale[0] * column_scale[0])
+    piece = end_of_run = -1
+    while True:
+        piece, end_of_run = take_next(counter, thread, planes * bands, several, piece, end_of_run)
+        if piece < 0:
+            break
+        plane, begin = piece // bands, piece % bands * band
+        end = min(begin + band, oh)
+        for i in range(begin, end):
+            row, of_gy = (plane * height + 2 * i) * width_in, (plane * oh + i) * ow
+            for k in range(0, ow, width):
+                j = max(min(k, ow - width), 0)
+                g = load(gy, of_gy + j) if ow >= width else load_first(gy, of_gy, ow)
+                g = mul(g, scale)
+                low, high, at, left = zip_low(g, g), zip_high(g, g), row + 2 * j, 2 * (ow - j)
+                _put(gx, at, low, left)
+                _put(gx, at + width_in, low, left)
+                _put(gx, at + width, high, left - width)
+                _put(gx, at + width + width_in, high, left - width)
+            # A column or row that is left over lies in no window.
+            for u in range(2 * ow, width_in):
+                gx[row + u] = 0
+                gx[row + width_in + u] = 0
+        if end == oh:
+            for u in range((plane * height + 2 * oh) * width_in, (plane + 1) * height * width_in):
+                gx[u] = 0
+    restore_denormals(state)
+
+
+@inner
 def _windows_of(y, kh, sh, top, oh):
     """(first, last) row of windows that holds row y of the plane; last < first if none does."""
     return max((y + top - kh + sh) // sh, 0), min((y + top) // sh, oh - 1)
 
 
 @njit
-def average_gradient(counter, thread, gy, gx, sizes, row_scale, column_scale, band, before, lines):
+def average_gradient(counter, thread, gy, gx, sizes, row_scale, column_scale, band, several, before, lines):
     """A band of rows of gx after another. Each thread has one line, t, with `before` zeros in front and as many after.
 
     Needs a column stride of 1 or 2.
@@ -301,8 +390,9 @@ def average_gradient(counter, thread, gy, gx, sizes, row_scale, column_scale, ba
         lines[line + u] = 0
     line += before
     none = splat(gy, 0.0)
+    piece = end_of_run = -1
     while True:
-        piece = take(counter, thread, planes * bands)
+        piece, end_of_run = take_next(counter, thread, planes * bands, several, piece, end_of_run)
         if piece < 0:
             break
         plane, begin = piece // bands, piece % bands * band
@@ -342,12 +432,12 @@ def average_gradient(counter, thread, gy, gx, sizes, row_scale, column_scale, ba
     restore_denormals(state)
 
 
-def _make_maximum_gradient(fixed, step):
-    """The worker for windows of `fixed` columns, or of any number if that is 0, and a stride of `step` along a row."""
+def _make_number_row(fixed, step):
+    """`number_row` for windows of `fixed` columns, any number if that is 0, and a stride of `step` along a row."""
 
     @inner
-    def number_row(x, plane, height, width_in, i, j, kh, kw, sh, top, left, first_columns):
-        """The numbers r·kw + s of the maxima of windows (i, j), (i, j + 1), …: the first of equals, the last NaN.
+    def number_row(x, plane, height, width_in, i, j, kh, kw, pitch, sh, top, left, first_columns):
+        """(numbers, maxima) of windows (i, j), (i, j + 1), …: r·pitch + s of the first of equals, of the last NaN.
 
         A window of nothing but −inf has its first element's, one without any element a negative number.
         """
@@ -359,7 +449,7 @@ def _make_maximum_gradient(fixed, step):
         rows = min(kh, height - y0)
         reach = columns - 1 if step == 1 else max(columns - 2, 0)
         inside = c >= 0 and c + reach + step * width <= width_in
-        number = add(load(first_columns, j), splat(x, float(r0 * columns if r0 < rows else -(2.0**30))))
+        number = add(load(first_columns, j), splat(x, float(r0 * pitch if r0 < rows else -(2.0**30))))
         most = low
         for r in range(r0, rows):
             row = plane + (y0 + r) * width_in
@@ -379,9 +469,82 @@ def _make_maximum_gradient(fixed, step):
                         load_range_or(x, row + at, -at, width_in - at, low),
                         load_range_or(x, row + upper, -upper, width_in - upper, low),
                     )
-                number = select_greater(value, most, splat(x, float(r * columns + s)), number)
+                number = select_greater(value, most, splat(x, float(r * pitch + s)), number)
                 most = select_greater(value, most, value, most)
-        return number
+        return number, most
+
+    return number_row
+
+
+def _make_maximum_indices(fixed, step):
+    """The worker for maxima and where they stand; fixed and step as in `_make_number_row`."""
+    number_row = _make_number_row(fixed, step)
+
+    @inner
+    def worker(counter, thread, x, y, indices, sizes, first_columns, band, several):
+        # Denormals are not flushed: of two of them the larger is the maximum.
+        planes, height, width_in, oh, ow, kh, kw, sh, _, top, left, _, _, _ = sizes
+        width = lanes(x)
+        bands = (oh + band - 1) // band
+        piece = end_of_run = -1
+        while True:
+            piece, end_of_run = take_next(counter, thread, planes * bands, several, piece, end_of_run)
+            if piece < 0:
+                break
+            plane, begin = piece // bands, piece % bands * band
+            start = plane * height * width_in
+            for i in range(begin, min(begin + band, oh)):
+                for k in range(0, ow, width):
+                    # The last vector ends with the row, and does some windows again.
+                    j = max(min(k, ow - width), 0)
+                    window = (i, j, kh, kw, width_in, sh, top, left)
+                    number, most = number_row(x, start, height, width_in, *window, first_columns)
+                    at = (plane * oh + i) * ow + j
+                    _put(y, at, most, ow - j)
+                    # What does not stand inside is never the maximum, so a place is that of an element.
+                    store_places(indices, at, number, (i * sh - top) * width_in + j * step - left, step, ow - j)
+
+    return worker
+
+
+_indices_two, _indices_three_1 = _make_maximum_indices(2, 2), _make_maximum_indices(3, 1)
+_indices_three_2 = _make_maximum_indices(3, 2)
+_indices_any_1, _indices_any_2 = _make_maximum_indices(0, 1), _make_maximum_indices(0, 2)
+
+
+@njit
+def maximum_indices_two(counter, thread, x, y, indices, sizes, first_columns, band, several):
+    """Maxima and their places, for windows of two columns and a stride of 2 along a row."""
+    _indices_two(counter, thread, x, y, indices, sizes, first_columns, band, several)
+
+
+@njit
+def maximum_indices_three_1(counter, thread, x, y, indices, sizes, first_columns, band, several):
+    """Maxima and their places, for windows of three columns and a stride of 1 along a row."""
+    _indices_three_1(counter, thread, x, y, indices, sizes, first_columns, band, several)
+
+
+@njit
+def maximum_indices_three_2(counter, thread, x, y, indices, sizes, first_columns, band, several):
+    """Maxima and their places, for windows of three columns and a stride of 2 along a row."""
+    _indices_three_2(counter, thread, x, y, indices, sizes, first_columns, band, several)
+
+
+@njit
+def maximum_indices_any_1(counter, thread, x, y, indices, sizes, first_columns, band, several):
+    """Maxima and their places, for windows of any number of columns and a stride of 1 along a row."""
+    _indices_any_1(counter, thread, x, y, indices, sizes, first_columns, band, several)
+
+
+@njit
+def maximum_indices_any_2(counter, thread, x, y, indices, sizes, first_columns, band, several):
+    """Maxima and their places, for windows of any number of columns and a stride of 2 along a row."""
+    _indices_any_2(counter, thread, x, y, indices, sizes, first_columns, band, several)
+
+
+def _make_maximum_gradient(fixed, step):
+    """The worker for windows of `fixed` columns, or of any number if that is 0, and a stride of `step` along a row."""
+    number_row = _make_number_row(fixed, step)
 
     @inner
     def gathered(lines, at, slot, slots, row, windows, stride, kw, length, e):
@@ -404,7 +567,7 @@ def _make_maximum_gradient(fixed, step):
         return total
 
     @inner
-    def worker(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+    def worker(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines):
         # Denormals are not flushed: of two of them the larger is the maximum.
         planes, height, width_in, oh, ow, kh, kw, sh, _, top, left, _, _, length = sizes
         width = lanes(x)
@@ -415,8 +578,9 @@ def _make_maximum_gradient(fixed, step):
                 lines[line + 2 * k * length + u] = -1
                 lines[line + (2 * k + 1) * length + u] = 0
         line += before
+        piece = end_of_run = -1
         while True:
-            piece = take(counter, thread, planes * bands)
+            piece, end_of_run = take_next(counter, thread, planes * bands, several, piece, end_of_run)
             if piece < 0:
                 break
             plane, begin = piece // bands, piece % bands * band
@@ -429,7 +593,8 @@ def _make_maximum_gradient(fixed, step):
                     for k in range(0, ow, width):
                         # The last vector ends with the row, and does some windows again.
                         j = max(min(k, ow - width), 0)
-                        number = number_row(x, start, height, width_in, i, j, kh, kw, sh, top, left, first_columns)
+                        window = (i, j, kh, kw, fixed if fixed else kw, sh, top, left)
+                        number, _ = number_row(x, start, height, width_in, *window, first_columns)
                         _put(lines, at + j, number, ow - j)
                         row = (plane * oh + i) * ow + j
                         part = load(gy, row) if ow - j >= width else load_first(gy, row, ow - j)
@@ -467,30 +632,30 @@ _any_1, _any_2 = _make_maximum_gradient(0, 1), _make_maximum_gradient(0, 2)
 
 
 @njit
-def maximum_gradient_two(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+def maximum_gradient_two(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines):
     """A band of rows of gx after another, for windows of two columns and a stride of 1 along a row."""
-    _two(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
+    _two(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines)
 
 
 @njit
-def maximum_gradient_three_1(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+def maximum_gradient_three_1(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines):
     """A band of rows of gx after another, for windows of three columns and a stride of 1 along a row."""
-    _three_1(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
+    _three_1(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines)
 
 
 @njit
-def maximum_gradient_three_2(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+def maximum_gradient_three_2(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines):
     """A band of rows of gx after another, for windows of three columns and a stride of 2 along a row."""
-    _three_2(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
+    _three_2(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines)
 
 
 @njit
-def maximum_gradient_any_1(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+def maximum_gradient_any_1(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines):
     """A band of rows of gx after another, for windows of any number of columns and a stride of 1 along a row."""
-    _any_1(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
+    _any_1(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines)
 
 
 @njit
-def maximum_gradient_any_2(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines):
+def maximum_gradient_any_2(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines):
     """A band of rows of gx after another, for windows of any number of columns and a stride of 2 along a row."""
-    _any_2(counter, thread, x, gy, gx, sizes, first_columns, band, before, ring, lines)
+    _any_2(counter, thread, x, gy, gx, sizes, first_columns, band, several, before, ring, lines)

@@ -177,6 +177,25 @@ def store_first(typingctx, x, i, v, count):
 
 
 @intrinsic
+def store_places(typingctx, y, i, v, first, step, count):
+    """y.flat[i + l] = first + l·step + lane l of v, a whole number below 2³¹, for l < count; y int64."""
+
+    def codegen(context, b, sig, args):
+        array, index, value, start, stride, number = args
+        width = value.type.count
+        integers = ir.VectorType(ir.IntType(64), width)
+        steps = b.mul(emit.splat(b, stride, width), ir.Constant(integers, list(range(width))))
+        # By way of 32 bits, which every processor has an instruction for.
+        whole = b.sext(b.fptosi(value, ir.VectorType(ir.IntType(32), width)), integers)
+        places = b.add(whole, b.add(emit.splat(b, start, width), steps))
+        pointer = emit.pointer(context, b, sig.args[0], array, index)
+        emit.masked_store(b, pointer, places, emit.mask(b, width, None, number))
+        return context.get_dummy_value()
+
+    return types.void(y, types.intp, v, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
 def splat(typingctx, x, value):
     """The scalar `value`, cast to x's dtype, in every lane of a vector of array x's width."""
     ty = vec_of(x)

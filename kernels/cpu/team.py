@@ -265,6 +265,20 @@ def take(counter, thread, pieces):
     return -1
 
 
+@inner
+def take_next(counter, thread, pieces, several, piece, end):
+    """(piece, end): what comes after `piece`, −1 at first, of small pieces of which `several` are taken at a time.
+
+    Those before `end` are this thread's. A piece of −1 says that none is left.
+    """
+    if piece + 1 < end:
+        return piece + 1, end
+    run = take(counter, thread, (pieces + several - 1) // several)
+    if run < 0:
+        return -1, -1
+    return run * several, min(pieces, (run + 1) * several)
+
+
 # What the gate says once it is decided; before, how many helpers have come.
 _ALL, _ALONE = 2**40, -(2**40)
 # Looks at another thread's line before one pauses between them, and pauses before one gives up the core between them.
