@@ -284,11 +284,21 @@ def timed(kernel, problem, contenders, outputs, scratch):
     return times
 
 
+def on_lines(arrays):
+    """Copies that begin on cache lines: where an array lies in a line can make a third of a small kernel's time."""
+    copies = []
+    for array in arrays:
+        copy = functional.block(array.nbytes).view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        copies.append(copy)
+    return tuple(copies)
+
+
 @pytest.mark.parametrize(("kernel", "problem"), MIDDLE)
 def test_denormals_are_no_slower(kernel, problem, threads):
     threads.set_num_threads(1)
-    normal = testing.inputs(kernel.op, problem)
-    denormal = made_tiny(kernel.op, normal)
+    normal = on_lines(testing.inputs(kernel.op, problem))
+    denormal = on_lines(made_tiny(kernel.op, normal))
     first = (denormal[0], *normal[1:])
     outputs = testing.poisoned_run(kernel, problem, normal)
     scratch = functional.aligned(kernel.scratch(problem), problem.dtype)

@@ -3,9 +3,9 @@
     c[i, j] = Σ_k a[i, k] · b[k, j] + bias[j]
 
 The rows of a are broadcast straight from where they lie; the columns of b fill the lanes and are packed into panels of
-P = TILE_VECS vectors, panel[k][P], by the thread that multiplies them. A piece of work is one column panel with some
-of the rows. Several products that follow from one a are jobs of one list of pieces, so that threads wait for each other
-once.
+P = TILE_VECS vectors, panel[k][P], by the thread that multiplies them, or once for many calls (`pack`). A piece of work
+is one column panel with some of the rows. Several products that follow from one a are jobs of one list of pieces, so
+that threads wait for each other once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fastconv.kernels.cpu.simd import (
     restore_denormals,
     store,
 )
-from fastconv.kernels.cpu.team import address_of, parallel_at, take
+from fastconv.kernels.cpu.team import address_of, parallel, parallel_at, take
 from fastconv.kernels.cpu.tiles import (
     add_columns,
     interleave,
@@ -56,6 +56,10 @@ _AHEAD = 16
 # Fewest rows that a piece of work has when rows are split to give every thread enough pieces; and where it must pack
 # its panel anew, because that is deeper than what stays packed.
 _FEWEST_ROWS, _FEWEST_DEEP_ROWS = 32, 128
+# Bytes of packed panels up to which each thread reads all of them.
+_SHARED_BYTES = 512 * 1024
+# Flops' worth of time of packing an element.
+_PACKING = 40.0
 
 
 def make_tile_product(vecs, ahead=0):
@@ -147,13 +151,42 @@ def _pack_columns(x, i, column_stride, k_stride, columns, depth, panel, at):
 _JOB, _PART = 12, 3
 
 
+@inner
+def _columns_of(number, columns, width):
+    """(first column, columns) of column panel `number`.
+
+    Panels have nearly as many vectors each: four are two and two, for a tile of one would wait for its broadcasts.
+    """
+    vectors = quotient(columns + width - 1, width)
+    panels = quotient(vectors + TILE_VECS - 1, TILE_VECS)
+    j = quotient(vectors * number, panels) * width
+    return j, min(columns, quotient(vectors * (number + 1), panels) * width) - j
+
+
 @njit
-def _worker(counter, thread, a, b0, b1, b2, c0, c1, c2, bias, jobs, count, pieces, panels):
-    """Pack a column panel and multiply it with some of the rows, one piece after another until none is left."""
+def _packer(counter, thread, b, b_column, b_k, columns, depth, u):
+    """u = all column panels of b, one after another until none is left."""
+    width = lanes(b)
+    size = quotient(depth + width - 1, width) * width * TILE_VECS * width
+    while True:
+        number = take(counter, thread, quotient(u.size, size))
+        if number < 0:
+            break
+        j, left = _columns_of(number, columns, width)
+        _pack_columns(b, j * b_column, b_column, b_k, left, depth, u, number * size)
+
+
+@njit
+def _worker(counter, thread, a, b0, b1, b2, c0, c1, c2, bias, jobs, count, pieces, panels, packed):
+    """Pack a column panel and multiply it with some of the rows, one piece after another until none is left.
+
+    If packed is not 0, b0 is all panels, each of `b_column` elements; if it is 2, rows are shared out, not panels.
+    """
     state = flush_denormals()
     width = lanes(a)
     # Packing writes whole blocks of `width` steps.
-    panel = thread * TILE_VECS * width * (_DEPTH + width)
+    own = thread * TILE_VECS * width * (_DEPTH + width)
+    panel_of = one_of(packed, panels, b0, b0)
     held = held_by = -1
     while True:
         piece = take(counter, thread, pieces)
@@ -168,29 +201,31 @@ def _worker(counter, thread, a, b0, b1, b2, c0, c1, c2, bias, jobs, count, piece
         a_row, a_k, b_column, b_k = jobs[at + 5], jobs[at + 6], jobs[at + 7], jobs[at + 8]
         c_at, part, parts = jobs[at + 9], jobs[at + 10], jobs[at + 11]
         b, c = one_of(which, b0, b1, b2), one_of(which, c0, c1, c2)
-        number = quotient(piece, row_parts)
-        of_rows = piece - number * row_parts
-        # Panels of nearly as many vectors each: four are two and two, for a tile of one would wait for its broadcasts.
-        vectors = quotient(columns + width - 1, width)
-        panels_of_c = quotient(vectors + TILE_VECS - 1, TILE_VECS)
-        j = quotient(vectors * number, panels_of_c) * width
-        left = min(columns, quotient(vectors * (number + 1), panels_of_c) * width) - j
+        if packed == 2:
+            of_rows = quotient(piece, quotient(pieces, row_parts))
+            number = piece - of_rows * quotient(pieces, row_parts)
+        else:
+            number = quotient(piece, row_parts)
+            of_rows = piece - number * row_parts
+        j, left = _columns_of(number, columns, width)
         row_panels = quotient(rows + TILE_ROWS - 1, TILE_ROWS)
         begin, end = quotient(row_panels * of_rows, row_parts), quotient(row_panels * (of_rows + 1), row_parts)
-        packed = parts == 1 and held == j and held_by == job
+        at_hand = packed or (parts == 1 and held == j and held_by == job)
         held, held_by = j, job
+        whole = number * b_column
         for done in range(parts):
             a_at, b_at, depth = jobs[part], jobs[part + 1], jobs[part + 2]
             # A depth of zero where an `if` would do: of that the compiler would make two copies of what follows.
-            to_pack = 0 if packed else depth
-            _pack_columns(b, b_at + j * b_column, b_column, b_k, left, to_pack, panels, panel)
+            to_pack = 0 if at_hand else depth
+            _pack_columns(b, b_at + j * b_column, b_column, b_k, left, to_pack, panels, own)
+            panel = whole + b_at if packed else own
             bias_at = j if bias.size and done == 0 else -1
             for number in range(begin, end):
                 r = number * TILE_ROWS
                 n = min(TILE_ROWS, rows - r)
                 ai, ci = a_at + r * a_row, c_at + r * columns + j
                 row = (a, ai, a_row, a_k, n)
-                _multiply(left, *row, panels, panel, depth, c, ci, columns, left, bias, bias_at, done > 0)
+                _multiply(left, *row, panel_of, panel, depth, c, ci, columns, left, bias, bias_at, done > 0)
             part += _PART
     restore_denormals(state)
 
@@ -221,8 +256,11 @@ class Job:
                 yield a_at + begin * self.a_strides[1], b_at + begin * self.b_strides[1], end - begin
 
 
-def plan(jobs, itemsize):
-    """What `run` needs to know of jobs, which it does all at once; for the number of threads now set."""
+def plan(jobs, itemsize, by_rows=False):
+    """What `run` needs to know of jobs, which it does all at once; for the number of threads now set.
+
+    by_rows: for one job, whose rows are shared out between threads.
+    """
     parts = [list(job.parts()) for job in jobs]
     panels = [-(-job.columns // (TILE_VECS * VECTOR_BYTES // itemsize)) for job in jobs]
     fewest = [_FEWEST_ROWS if len(of_job) == 1 else _FEWEST_DEEP_ROWS for of_job in parts]
@@ -234,6 +272,8 @@ def plan(jobs, itemsize):
         # Enough pieces for threads to end together. A panel that stays packed from piece to piece allows for more.
         wanted = (32 if len(of_job) == 1 else 16) * team * job.flops() / max(total, 1.0)
         row_parts = 1 if team == 1 else max(1, min(rows, ceil(wanted / columns)))
+        if by_rows and team > 1:
+            row_parts = min(-(-job.rows // TILE_ROWS), 8 * team)
         numbers += [first, job.which, row_parts, job.rows, job.columns, *job.a_strides, *job.b_strides, job.c_at]
         numbers += [at, len(of_job)]
         rest += chain.from_iterable(of_job)
@@ -245,7 +285,7 @@ def plan(jobs, itemsize):
 def run(known, a, b, c, bias, workspace):
     """Do the jobs of a plan: a flat array a, three each of b and c; bias and workspace as in `product`."""
     numbers, count, pieces, team = known
-    parallel_at(_compiled(a.dtype), team, (a, *b, *c, bias, numbers, count, pieces, workspace))
+    parallel_at(_compiled(a.dtype), team, (a, *b, *c, bias, numbers, count, pieces, workspace, 0))
 
 
 def scratch(itemsize):
@@ -260,20 +300,58 @@ def product(a, a_strides, b, b_strides, c, depth, bias, workspace):
     a and b are flat arrays with strides in elements, a_strides of (i, k) and b_strides of (j, k), one of each pair 1;
     c (rows, columns) is C-contiguous, bias has `columns` elements or none, workspace `scratch(itemsize)` elements.
     """
-    known = _plan(*c.shape, depth, a_strides, b_strides, c.itemsize, threads.setting())
-    run(known, a, [b] * 3, [c.reshape(-1)] * 3, bias, workspace)
+    known = ready_product(*c.shape, depth, a_strides, b_strides, c.dtype)
+    known(a, b, c.reshape(-1), bias, workspace)
+
+
+def _panel(depth, itemsize):
+    """Elements of a column panel of all depth, and of one step of it."""
+    width = VECTOR_BYTES // itemsize
+    return -(-depth // width) * width * TILE_VECS * width, TILE_VECS * width
+
+
+def packed(columns, depth, itemsize):
+    """Elements of b's columns once packed."""
+    panel, step = _panel(depth, itemsize)
+    return -(-columns // step) * panel
+
+
+def pack(b, b_strides, columns, depth, u):
+    """u, of `packed` elements, = the columns of b, as `ready_product` takes them for many calls."""
+    team = threads.team(_PACKING * columns * depth, u.size // _panel(depth, b.itemsize)[0])
+    parallel(_packer, team, b, *b_strides, columns, depth, u)
 
 
 @lru_cache(maxsize=1024)
-def _plan(rows, columns, depth, a_strides, b_strides, itemsize, setting):
-    return plan([Job(0, rows, columns, a_strides, b_strides, 0, [(0, 0, depth)])], itemsize)
+def ready_product(rows, columns, depth, a_strides, b_strides, dtype):
+    """`product` with all worked out that depends on no array: call(a, b, c, bias, workspace, u=None), c flat.
+
+    u: b's columns packed by `pack`; then b is not read, nor workspace used.
+    """
+    address, plans = _compiled(dtype), {}
+
+    def call(a, b, c, bias, workspace, u=None):
+        key = threads.setting(), u is None
+        known = plans.get(key)
+        if known is None:
+            strides = b_strides if u is None else _panel(depth, dtype.itemsize)
+            # Threads that share rows of c write to the same cache lines; panels that all can keep are no reason to.
+            few = rows >= _FEWEST_ROWS and packed(columns, depth, dtype.itemsize) * dtype.itemsize <= _SHARED_BYTES
+            jobs, by_rows = [Job(0, rows, columns, a_strides, strides, 0, [(0, 0, depth)])], u is not None and few
+            known = plans[key] = (*plan(jobs, dtype.itemsize, by_rows), 0 if u is None else 1 + by_rows)
+        *numbers, team, how = known
+        if u is not None:
+            b, workspace = u, u
+        parallel_at(address, team, (a, b, b, b, c, c, c, bias, *numbers, workspace, how))
+
+    return call
 
 
 @lru_cache
 def _compiled(dtype):
     """Where `_worker` is, compiled for flat arrays of the dtype."""
     values = np.empty(1, dtype)
-    return address_of(_worker, *[values] * 8, np.empty(1, np.int64), 1, 1, values)
+    return address_of(_worker, *[values] * 8, np.empty(1, np.int64), 1, 1, values, 0)
 
 
 NO_BIAS = {dtype: np.empty(0, dtype) for dtype in ("float32", "float64")}
