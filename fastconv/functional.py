@@ -176,11 +176,11 @@ class Bound:
         # For one output and nothing else, when Python's own time is most of a call's: arrays in, that output out.
         self.simple: Callable[..., Array] | None = None
         if not (self.empty or self.nbytes or self.weights is not None or len(self.outputs) > 1):
-            run, none, (new, shape, dtype) = kernel.run, self.none, self.outputs[0]
+            run, none, (new, shape, dtype) = self.run, self.none, self.outputs[0]
 
             def simple(*arrays: Array) -> Array:
                 y = new(shape, dtype)
-                run(problem, *arrays, y, none)
+                run(*arrays, y, none)
                 return y
 
             self.simple = simple
@@ -485,9 +485,12 @@ def linear_problem(x: Array, w: Array, b: Array | None) -> LinearProblem:
     return p
 
 
-def linear(x: Array, w: Array, b: Array | None = None, *, algorithm: str = "auto") -> Array:
-    """y = x wᵀ + b. x (M, in), w (out, in), b (out) -> y (M, out). Source: torch.nn.functional.linear."""
-    return run("linear", linear_problem(x, w, b), algorithm, x, w, b)[0]
+def linear(x: Array, w: Array, b: Array | None = None, *, algorithm: str = "auto", kept: Kept | None = None) -> Array:
+    """y = x wᵀ + b. x (M, in), w (out, in), b (out) -> y (M, out).
+
+    kept: what a layer keeps of its weights between calls. Source: torch.nn.functional.linear.
+    """
+    return run("linear", linear_problem(x, w, b), algorithm, x, w, b, kept=kept)[0]
 
 
 def linear_grad_input(w: Array, gy: Array, *, algorithm: str = "auto") -> Array:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.functional import Array, Kept, bound
 from fastconv.nn import functional as F
 from fastconv.nn import init
 from fastconv.nn.checks import float_dtype, image_shape, one_of, real
-from fastconv.nn.module import Module, Parameter
+from fastconv.nn.module import Parameter
+from fastconv.nn.ready import Keeping, ReadyWeighted
 from fastconv.problem import (
     ConvProblem,
     IntPair,
@@ -22,63 +22,13 @@ from fastconv.problem import (
     known_activation,
     pair,
 )
-from fastconv.registry import choose, setting
 
 T = TypeVar("T")
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class _Ready:
-    """A layer's forward worked out for arrays of one shape, so that a small layer does not wait for Python."""
-
-    __slots__ = ("bias", "bound", "dtype", "layer", "line", "of_bias", "of_weight", "parameters", "setting", "shape")
-
-    def __init__(self, layer: _Conv, x: Array) -> None:
-        problem = layer.problem(x)
-        kernel = choose("conv2d", problem, layer.algorithm, kept=layer._keep() is not None)
-        self.layer, self.parameters = layer, layer.__dict__["_parameters"]
-        self.shape, self.dtype, self.setting = x.shape, x.dtype, setting()
-        # Kernels take lines as images of one row.
-        self.line = x.ndim == 3
-        self.bound = bound(kernel, problem)
-        self.bias = None if layer.bias is not None else np.empty(0, x.dtype)
-        ready = all(p is None or p._array.flags.carray for p in self.parameters.values())
-        self.of_weight = layer.weight._state.number if ready else -1
-        self.of_bias = 0 if layer.bias is None else layer.bias._state.number
-
-    def __call__(self, x: Array) -> Array | None:
-        """y, or None if x, the parameters or the setting are not those that this was worked out for."""
-        parameters, b = self.parameters, self.bias
-        weight, bias = parameters["weight"], parameters.get("bias")
-        if weight is None or (bias is None) is (b is None):
-            # A parameter has come or gone by register_parameter.
-            return None
-        if b is None:
-            b, version = bias._array, bias._state.number
-        else:
-            version = 0
-        # An array that functional.prepared would copy is left to it.
-        if (
-            x.shape != self.shape
-            or x.dtype is not self.dtype
-            or weight._state.number != self.of_weight
-            or version != self.of_bias
-            or setting() != self.setting
-            or not x.flags.carray
-        ):
-            return None
-        bound = self.bound
-        # Before anybody here holds the weight's array: it is kept only while nobody else does.
-        kept = None if bound.weights is None else self.layer._keep()
-        w = weight._array
-        if self.line:
-            x, w = x[:, :, None], w[:, :, None]
-        y = bound.simple(x, w, b, bound.none) if bound.simple is not None else bound((x, w, b, bound.none), kept)[0]
-        return y[:, :, 0] if self.line else y
-
-
-class _Conv(Module):
+class _Conv(Keeping):
     """What convolutions of lines and of images share; sizes are tuples, an int for each dimension."""
 
     operations = ("conv2d", "conv2d_grad_input", "conv2d_grad_weight")
@@ -115,8 +65,6 @@ class _Conv(Module):
         self.padding = one_of("padding", padding, ("same", "valid")) if isinstance(padding, str) else padding
         self.padding_mode = one_of("padding_mode", padding_mode, PADDING_MODES)
         self.algorithm = algorithm
-        self._kept = Kept()
-        self._ready: _Ready | None = None
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = Parameter(np.empty(shape, float_dtype(dtype)))
         self.bias = Parameter(np.empty(self.out_channels, float_dtype(dtype))) if boolean("bias", bias) else None
@@ -130,31 +78,10 @@ class _Conv(Module):
         """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""
         raise NotImplementedError
 
-    def _answer(self, x: Any) -> Array | None:
-        """The output for `x`, if it is an array of the shape that the layer is ready for."""
-        ready = self._ready
-        return ready(x) if ready is not None and type(x) is np.ndarray else None
-
-    def _prepare(self, x: Any) -> None:
+    def _prepare_for(self, x: Any) -> None:
         """Be ready for arrays of the shape of `x`, one whose output has just been computed."""
         if type(x) is np.ndarray and x.ndim == self.weight.ndim and self.padding_mode == "zeros":
-            self.__dict__["_ready"] = _Ready(self, x)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        self.__dict__["_ready"] = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy works it out for itself.
-        return {**self.__dict__, "_ready": None}
-
-    def _keep(self) -> Kept | None:
-        """Where prepared weights are kept: in evaluation, and only while no change of the weights can go unseen."""
-        weight = self.weight
-        if self.training or not weight._is_exclusive():
-            self._kept.of(None)
-            return None
-        return self._kept.of((weight._version, id(weight._array)))
+            self._prepare(ReadyWeighted(self, "conv2d", x))
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -220,7 +147,7 @@ class Conv1d(_Conv):
     def forward(self, x: T) -> T:
         y = self._answer(x)
         if y is not None:
-            return y  # type: ignore[return-value]
+            return cast(T, y)
         given = x
         padding: Any = self.padding
         if self.padding_mode != "zeros":
@@ -229,7 +156,7 @@ class Conv1d(_Conv):
             padding = 0
         args = (self.stride, padding, self.dilation, self.groups)
         out = F.conv1d(x, self.weight, self.bias, *args, algorithm=self.algorithm, kept=self._keep())
-        self._prepare(given)
+        self._prepare_for(given)
         return out
 
     def problem(self, x: Any) -> ConvProblem:
@@ -309,7 +236,7 @@ class Conv2d(_Conv):
     def forward(self, x: T) -> T:
         y = self._answer(x)
         if y is not None:
-            return y  # type: ignore[return-value]
+            return cast(T, y)
         given = x
         padding: Any = self.padding
         if self.padding_mode != "zeros":
@@ -320,7 +247,7 @@ class Conv2d(_Conv):
         args = (self.stride, padding, self.dilation, self.groups)
         named: dict[str, Any] = {"activation": self.activation, "algorithm": self.algorithm, "kept": self._keep()}
         out = F.conv2d(x, self.weight, self.bias, *args, **named)
-        self._prepare(given)
+        self._prepare_for(given)
         return out
 
     def problem(self, x: Any) -> ConvProblem:

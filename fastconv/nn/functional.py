@@ -479,8 +479,13 @@ def batch_norm(
     )
 
 
-def linear(input: T, weight: Any, bias: Any = None, *, algorithm: str = "auto") -> T:
-    """x wᵀ + b: input (…, in), weight (out, in), bias (out) -> (…, out). Source: torch.nn.functional.linear."""
+def linear(
+    input: T, weight: Any, bias: Any = None, *, algorithm: str = "auto", kept: functional.Kept | None = None
+) -> T:
+    """x wᵀ + b: input (…, in), weight (out, in), bias (out) -> (…, out).
+
+    kept: what a layer keeps of its weights between calls. Source: torch.nn.functional.linear.
+    """
     a = real("input", input)
     w = real("weight", weight, a)
     b = None if bias is None else real("bias", bias, a)
@@ -493,7 +498,7 @@ def linear(input: T, weight: Any, bias: Any = None, *, algorithm: str = "auto") 
     before = a.shape
     x = _shaped(a, (math.prod(before[:-1]), before[-1]))
     p = functional.linear_problem(x, w, b)
-    y = functional.run("linear", p, algorithm, x, w, b)[0]
+    y = functional.run("linear", p, algorithm, x, w, b, kept=kept)[0]
     shape = y.shape
 
     def grad_input(g: Array) -> Array:

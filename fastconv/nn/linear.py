@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,14 @@ from fastconv.nn import functional as F
 from fastconv.nn import init
 from fastconv.nn.checks import float_dtype
 from fastconv.nn.module import Module, Parameter
+from fastconv.nn.ready import Keeping, ReadyWeighted
 from fastconv.problem import LinearProblem, boolean, integer
 from fastconv.views import flat_shape
 
 T = TypeVar("T")
 
 
-class Linear(Module):
+class Linear(Keeping):
     """y = x weightᵀ + bias: an array or a Tensor (…, in_features) -> the same kind, (…, out_features).
 
     weight (out_features, in_features) and bias (out_features) start uniform on ±1/√in_features.
@@ -51,7 +52,14 @@ class Linear(Module):
         init.default_(self.weight, self.bias)
 
     def forward(self, x: T) -> T:
-        return F.linear(x, self.weight, self.bias, algorithm=self.algorithm)
+        y = self._answer(x)
+        if y is not None:
+            return cast(T, y)
+        out = F.linear(x, self.weight, self.bias, algorithm=self.algorithm, kept=self._keep())
+        given: Any = x
+        if type(given) is np.ndarray and given.ndim == 2:
+            self._prepare(ReadyWeighted(self, "linear", given))
+        return out
 
     def problem(self, x: Any) -> LinearProblem:
         """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""

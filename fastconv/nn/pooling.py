@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+import numpy as np
 
 from fastconv.nn import functional as F
 from fastconv.nn.checks import image_shape
 from fastconv.nn.functional import OutputSize
 from fastconv.nn.module import Module
+from fastconv.nn.ready import Answering, Ready
 from fastconv.problem import IntPair, Padding, PoolProblem, boolean
 
 T = TypeVar("T")
@@ -16,7 +19,7 @@ T = TypeVar("T")
 _LARGE = (1, 1, 2**30, 2**30)
 
 
-class MaxPool2d(Module):
+class MaxPool2d(Answering):
     """The largest element of every window; padding counts as −inf.
 
     Input (N, C, H, W) or (C, H, W), float32 or float64, an array or a Tensor; the same kind comes back, with
@@ -47,16 +50,14 @@ class MaxPool2d(Module):
         self.problem(_LARGE)
 
     def forward(self, x: Any) -> Any:
-        return F.max_pool2d(
-            x,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.ceil_mode,
-            self.return_indices,
-            algorithm=self.algorithm,
-        )
+        y = self._answer(x)
+        if y is not None:
+            return y
+        args = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
+        out = F.max_pool2d(x, *args, algorithm=self.algorithm)
+        if type(x) is np.ndarray and x.ndim == 4:
+            self._prepare(Ready(self, "max_pool2d_with_indices" if self.return_indices else "max_pool2d", x))
+        return out
 
     def problem(self, x: Any) -> PoolProblem:
         """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""
@@ -77,7 +78,7 @@ class MaxPool2d(Module):
         )
 
 
-class AvgPool2d(Module):
+class AvgPool2d(Answering):
     """The mean of every window, or its sum divided by divisor_override; count_include_pad says whether padding counts.
 
     Input (N, C, H, W) or (C, H, W), float32 or float64, an array or a Tensor; the same kind comes back.
@@ -108,16 +109,15 @@ class AvgPool2d(Module):
         self.problem(_LARGE)
 
     def forward(self, x: T) -> T:
-        return F.avg_pool2d(
-            x,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
-            algorithm=self.algorithm,
-        )
+        y = self._answer(x)
+        if y is not None:
+            return cast(T, y)
+        args = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        out = F.avg_pool2d(x, *args, self.divisor_override, algorithm=self.algorithm)
+        given: Any = x
+        if type(given) is np.ndarray and given.ndim == 4:
+            self._prepare(Ready(self, "avg_pool2d", given))
+        return out
 
     def problem(self, x: Any) -> PoolProblem:
         """What the kernels are asked to do for `x`, an array, a Tensor or a shape."""

@@ -1,6 +1,4 @@
-"""Calls worked out: recurrent layers and cells in evaluation on arrays of the shapes of the call before, so that small
-ones do not wait for Python.
-"""
+"""Calls worked out: layers on arrays of the shapes of the call before, so that small ones do not wait for Python."""
 
 from __future__ import annotations
 
@@ -12,15 +10,127 @@ import numpy as np
 from fastconv.autograd import Array, is_array
 from fastconv.functional import Kept, bound
 from fastconv.nn import steps
-from fastconv.registry import choose, setting
+from fastconv.nn.module import Module, Parameter
+from fastconv.registry import OPS, choose, setting
 
 
 def _nothing() -> None:
     return None
 
 
+class Ready:
+    """A layer's operation `op` without weights, worked out for arrays of the shape of x."""
+
+    __slots__ = ("bound", "dtype", "layer", "setting", "shape")
+
+    def __init__(self, layer: Any, op: str, x: Array, kept: bool = False) -> None:
+        problem = layer.problem(x)
+        self.layer, self.shape, self.dtype, self.setting = layer, x.shape, x.dtype, setting()
+        self.bound = bound(choose(op, problem, layer.algorithm, kept=kept), problem)
+
+    def __call__(self, x: Array) -> Any:
+        """The output or outputs, or None if x or the setting are not those that this was worked out for."""
+        # An array that functional.prepared would copy is left to it.
+        if x.shape != self.shape or x.dtype is not self.dtype or setting() != self.setting or not x.flags.carray:
+            return None
+        bound = self.bound
+        if bound.simple is not None:
+            return bound.simple(x)
+        outputs = bound((x,))
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
+class ReadyWeighted(Ready):
+    """A layer's operation (x, weight, bias, …) -> y, worked out for arrays of the shape of x."""
+
+    __slots__ = ("bias", "line", "of_bias", "of_weight", "parameters", "rest")
+
+    def __init__(self, layer: Any, op: str, x: Array) -> None:
+        super().__init__(layer, op, x, kept=layer._keep() is not None)
+        self.parameters = layer.__dict__["_parameters"]
+        none = self.bound.none
+        # Kernels of convolution take lines as images of one row, and what is added to the output.
+        self.line = op == "conv2d" and x.ndim == 3
+        self.rest = (none,) * (len(OPS[op].inputs) - 3)
+        self.bias = None if layer.bias is not None else none
+        ready = all(p is None or p._array.flags.carray for p in self.parameters.values())
+        self.of_weight = layer.weight._state.number if ready else -1
+        self.of_bias = 0 if layer.bias is None else layer.bias._state.number
+
+    def __call__(self, x: Array) -> Array | None:
+        """y, or None if x, the parameters or the setting are not those that this was worked out for."""
+        parameters, b = self.parameters, self.bias
+        weight, bias = parameters["weight"], parameters.get("bias")
+        if weight is None or (bias is None) is (b is None):
+            # A parameter has come or gone by register_parameter.
+            return None
+        if b is None:
+            b, version = bias._array, bias._state.number
+        else:
+            version = 0
+        # An array that functional.prepared would copy is left to it.
+        if (
+            x.shape != self.shape
+            or x.dtype is not self.dtype
+            or weight._state.number != self.of_weight
+            or version != self.of_bias
+            or setting() != self.setting
+            or not x.flags.carray
+        ):
+            return None
+        bound = self.bound
+        # Before anybody here holds the weight's array: it is kept only while nobody else does.
+        kept = None if bound.weights is None else self.layer._keep()
+        w = weight._array
+        if self.line:
+            x, w = x[:, :, None], w[:, :, None]
+        y: Array
+        y = bound.simple(x, w, b, *self.rest) if bound.simple is not None else bound((x, w, b, *self.rest), kept)[0]
+        return y[:, :, 0] if self.line else y
+
+
+class Answering(Module):
+    """A layer of one operation that is `ready` for arrays of the shape of the call before."""
+
+    _ready: Ready | None
+
+    def _answer(self, x: Any) -> Any:
+        """The output for `x`, if it is an array of the shape that the layer is ready for, else None."""
+        ready = self._ready
+        return ready(x) if ready is not None and type(x) is np.ndarray else None
+
+    def _prepare(self, ready: Ready) -> None:
+        self.__dict__["_ready"] = ready
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.__dict__["_ready"] = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy works it out for itself.
+        return {**self.__dict__, "_ready": None}
+
+
+class Keeping(Answering):
+    """A layer whose kernel may prepare something of its `weight`, which is kept from call to call."""
+
+    weight: Parameter
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept = Kept()
+
+    def _keep(self) -> Kept | None:
+        """Where prepared weights are kept: in evaluation, and only while no change of the weights can go unseen."""
+        weight = self.weight
+        if self.training or not weight._is_exclusive():
+            self._kept.of(None)
+            return None
+        return self._kept.of((weight._version, id(weight._array)))
+
+
 class ReadyLayers:
-    """A layer's forward worked out for arrays of one shape, so that a small one does not wait for Python."""
+    """A recurrent layer's forward in evaluation, worked out for arrays of one shape."""
 
     __slots__ = ("dtype", "jobs", "layer", "none", "ragged", "setting", "shape", "state", "weights")
 
@@ -108,7 +218,7 @@ def of_layers(layer: Any, x: Array, hx: Any, ragged: bool) -> ReadyLayers | None
 
 
 class ReadyCell:
-    """A cell's step worked out for arrays of one shape, so that a small one does not wait for Python."""
+    """A cell's step in evaluation, worked out for arrays of one shape."""
 
     __slots__ = ("call", "dtype", "hidden", "layer", "none", "setting", "shape", "states", "weights")
 
