@@ -109,13 +109,16 @@ class Sitting:
         self.record.about = self.journal.about
         return found
 
-    def measure_limits(self) -> None:
-        self.journal.add_limits(self.record.limits_now())
+    def measure_limits(self, done: int) -> None:
+        """What the machine can do now, after `done` of the groups."""
+        with progress(self.config, self.begun, done, len(self.selected)) as tell:
+            tell("measuring the machine's limits")
+            self.journal.add_limits(self.record.limits_now())
 
     def finish(self) -> None:
         """End the workers, and measure the machine once more."""
         self.pool.close()
-        self.measure_limits()
+        self.measure_limits(len(self.selected))
 
 
 GROUPS = pytest.StashKey[dict[str, Group]]()
@@ -151,7 +154,8 @@ class progress:  # noqa: N801 - used as a function
     def _tell(self, text: str) -> None:
         if self.bar is not None:
             spent = time.monotonic() - self.begun
-            left = f", about {spent / self.done * (self.groups - self.done):.0f} s left" if self.done else ""
+            rest = self.groups - self.done
+            left = f", about {spent / self.done * rest:.0f} s left" if self.done and rest else ""
             with self._shown():
                 self.bar.update(self.task, description=f"{text}{left}", refresh=True)
 
@@ -187,7 +191,7 @@ def sitting(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iter
         folder = Path(place)
         pool = driver.Pool(lambda name: driver.Worker(name, record.machine.threads, folder))
         state = Sitting(pytestconfig, selected, record, budget, journal, pool, folder)
-        state.measure_limits()
+        state.measure_limits(0)
         pytestconfig.stash[SITTING] = state
         try:
             yield state
@@ -218,7 +222,8 @@ def measure(benchmark: Any, sitting: Sitting) -> Callable[[str, str], None]:
         notes = sitting.record.add(group, one, found, f'pytest --benchmark -k "[{name}-{case}]"')
         if "absent" in notes:
             reason = f"{name} on {case}: {notes['absent'] or sitting.record.failure(notes)}"
-            if one.role == "peer":
+            # What a peer cannot do is the same on every machine; that its process ended is news.
+            if one.role == "peer" and "cannot" in cell:
                 pytest.skip(reason)
             pytest.fail(reason, pytrace=False)
         times = iter(cell["times"])

@@ -1,11 +1,18 @@
 """`pytest --benchmark` as its users call it: in a child process, on the smallest rows, without other runtimes."""
 
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -108,10 +115,10 @@ def report(tmp_path_factory):
 
 def test_groups_are_a_case_and_an_operation(report):
     names = [(row["group"], row["param"]) for row in report[1]["benchmarks"]]
-    wanted = [(f"lenet-fc3 {op}", f"{op}/{name}/cpu-lenet-fc3") for op in OPS for name in ("gemm", "naive")]
+    wanted = [(f"lenet-fc3 {op}", f"{kernel.name}-lenet-fc3") for op in OPS for kernel in kernels(op)]
     wanted.append(("lenet-fc3 linear", "linear/fastconv-lenet-fc3"))
     assert sorted(names) == sorted(wanted)
-    assert "7 passed" in report[0]
+    assert f"{len(wanted)} passed" in report[0]
 
 
 def test_rows_carry_what_they_must_be_read_with(report):
@@ -281,7 +288,7 @@ def test_a_row_over_its_limit_fails_and_has_no_speed(tmp_path, plugins, options)
 
 
 def test_a_crash_ends_the_rows_of_one_process_in_one_group(tmp_path, plugins):
-    """Ours fail and a peer's are skipped, both with the last words of their process."""
+    """All of them fail, a peer's too, with the last words of their process."""
     torch = tmp_path / "torch" / "bin" / "python"
     torch.parent.mkdir(parents=True)
     torch.write_text("#!/bin/sh\necho no libtorch >&2\nexit 1\n")
@@ -291,12 +298,16 @@ def test_a_crash_ends_the_rows_of_one_process_in_one_group(tmp_path, plugins):
     options = ("--peers=torch", f"--journal={os.devnull}", f"--benchmark-json={path}", SHORT, "-k", "lenet-fc3")
     done = child("-m", "pytest", "--benchmark", *INVENTED, "-p", "invented_dying", *options, **places)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
-    for count in ("3 failed", "5 passed", "3 skipped"):
+    gone = ["linear_grad_input/dying/cpu", *(kernel.name for kernel in kernels("linear_grad_input"))]
+    # Our layer has a process of its own.
+    left = [kernel.name for op in ("linear", "linear_grad_weight") for kernel in kernels(op)] + ["linear/fastconv"]
+    for count in (f"{len(gone) + len(OPS)} failed", f"{len(left)} passed"):
         assert count in done.stdout.splitlines()[-1]
+    assert "skipped" not in done.stdout.splitlines()[-1]
     found = runs.load(path)
     absent = {row.name: row.absent for row in found.rows if not row.timed}
     assert absent == {
-        **{f"linear_grad_input/{name}/cpu": "crashed: out of luck" for name in ("dying", "gemm", "naive")},
+        **dict.fromkeys(gone, "crashed: out of luck"),
         **{f"{op}/torch": "crashed: no libtorch" for op in OPS},
     }
     assert "linear_grad_input/gemm/cpu on lenet-fc3: crashed: out of luck" in done.stdout
@@ -305,6 +316,58 @@ def test_a_crash_ends_the_rows_of_one_process_in_one_group(tmp_path, plugins):
     assert not found.failures
     assert found.groups["lenet-fc3 linear"].verdict == "no peer"
     assert found.groups["lenet-fc3 linear_grad_input"].verdict == "FAIL"
+
+
+def on_a_terminal(*arguments, **variables):
+    """(exit status, stdout, what a terminal of 100 columns was sent by stderr) of Python with these arguments."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    environment = {**os.environ, "TERM": "xterm", **{name: str(value) for name, value in variables.items()}}
+    command = [sys.executable, *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=slave, text=True)
+    os.close(slave)
+    sent: list[bytes] = []
+
+    def listen():
+        # Linux answers EIO once nobody has the other end open.
+        with suppress(OSError):
+            while piece := os.read(master, 65536):
+                sent.append(piece)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    stdout, _ = process.communicate(timeout=300)
+    listener.join(30)
+    os.close(master)
+    return process.returncode, stdout, b"".join(sent).decode()
+
+
+def seen_bars(sent):
+    """(done, of how many, text) of every bar that a terminal was sent."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent)
+    return [(int(a), int(b), text.strip()) for a, b, text in re.findall(r"━+ +(\d+)/(\d+)([^\r\n]*)", plain)]
+
+
+def test_progress_on_a_terminal_and_nowhere_else(plugins):
+    options = ("--peers", "none", f"--journal={os.devnull}", SHORT, "-k", "lenet-fc3 and gemm")
+    command = ("-m", "pytest", "--benchmark", *INVENTED, *options)
+    status, stdout, sent = on_a_terminal(*command, PYTHONPATH=plugins)
+    assert status == 0, stdout + sent
+    bars = seen_bars(sent)
+    assert [(done, groups) for done, groups, _ in dict.fromkeys((*bar[:2], "") for bar in bars)] == [
+        (0, 3),
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
+    said = {text.partition(", about")[0] for _, _, text in bars}
+    assert any("lenet-fc3 linear" in text for text in said), said
+    assert any(re.search(r", about \d+ s left$", text) for _, _, text in bars), bars
+    # Erased in the end, so that only the results stay.
+    assert sent.endswith("\x1b[1A\x1b[2K"), sent[-80:]
+    assert "━" not in stdout
+    done = run("--benchmark", *INVENTED, SHORT, "-k", "lenet-fc3 and gemm and linear/", plugins=plugins)
+    assert "━" not in done.stdout + done.stderr
 
 
 def test_a_run_that_stops_early_reports_its_rows(tmp_path, plugins):

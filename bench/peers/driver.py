@@ -26,6 +26,8 @@ from .work import program
 
 # A time shorter than SHORT is taken of as many calls as last SAMPLE; a call longer than LONG has few turns. Seconds.
 SHORT, SAMPLE, LONG = 20e-6, 1e-3, 0.25
+# Seconds of calls that a turn begins with and that are not timed, at least one call.
+AWAKE = 0.01
 
 # However long a group takes, it has so many rounds; a contender whose call is LONG has no more, and never needs them.
 FEWEST_ROUNDS, ROUNDS_OF_LONG = 5, 3
@@ -193,8 +195,9 @@ class Plan:
             return cls(0, 1, 1, min(budget.rounds, ROUNDS_OF_LONG))
         repeat = 1 if once > SHORT else round(SAMPLE / max(once, 1e-7))
         calls = max(1, min(50, round(budget.turn / (once * repeat)))) if once else 50
-        # The first calls of a turn find other runtimes' data in the caches and the threads asleep.
-        return cls(max(1, calls // 4), calls, repeat, budget.rounds)
+        # The first calls of a turn find other runtimes' data in the caches and the threads asleep; some milliseconds
+        # pass until helpers that share an interpreter's lock with their caller are awake.
+        return cls(max(1, calls // 4, round(AWAKE / max(once, 1e-6))), calls, repeat, budget.rounds)
 
 
 class Check:

@@ -80,7 +80,7 @@ class ReadyWeighted(Ready):
             return None
         bound = self.bound
         # Before anybody here holds the weight's array: it is kept only while nobody else does.
-        kept = None if bound.weights is None else self.layer._keep()
+        kept = None if bound.weights is None else self.layer._keep_of(weight)
         w = weight._array
         if self.line:
             x, w = x[:, :, None], w[:, :, None]
@@ -122,7 +122,10 @@ class Keeping(Answering):
 
     def _keep(self) -> Kept | None:
         """Where prepared weights are kept: in evaluation, and only while no change of the weights can go unseen."""
-        weight = self.weight
+        return self._keep_of(self.weight)
+
+    def _keep_of(self, weight: Parameter) -> Kept | None:
+        """`_keep`, for callers that have the weight at hand: finding it takes longer than all the rest."""
         if self.training or not weight._is_exclusive():
             self._kept.of(None)
             return None
