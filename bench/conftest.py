@@ -28,7 +28,7 @@ from fastconv.registry import predicted
 from fastconv.report import runs
 
 # How many kernels of a group --quick measures, besides the chosen one: those of the smallest predicted times.
-QUICK_KERNELS = 3
+QUICK_KERNELS = 2
 
 
 class Clock:

@@ -30,6 +30,8 @@ GROUPS = (
     "vgg3_2-4 gradients",
     "lenet5-64 step",
     "lstm_1 network",
+    "lstm_32 network",
+    "gru_32 gradients",
     "gru_32 training",
     "bilstm_lengths network",
 )
