@@ -57,7 +57,7 @@ def toy(tmp_path_factory):
     source, folder, site = base / "source", base / "checkout", base / "site"
     generated = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for place, names in (
-        (source, ("pyproject.toml", "README.md", "fastconv", "kernels", "bench")),
+        (source, ("pyproject.toml", "README.md", "fastconv", "kernels", "bench", "tools")),
         (folder, ("pyproject.toml", "conftest.py", "tests", "bench")),
     ):
         place.mkdir()
