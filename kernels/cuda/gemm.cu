@@ -1,0 +1,58 @@
+// The matrix product: c[m, n] = Σ_k a[m, k] · b[k, n] + bias[n].
+//
+// A block computes TILE × TILE of c, TILE / 16 squared to a thread, TILE_K of the sum at a time, while cp.async brings the
+// next. A_BY_K (B_BY_K) says that neighbours in memory are neighbours in k.
+
+#include "product.cuh"
+
+#ifndef TILE
+#define TILE 64
+#endif
+#ifndef A_BY_K
+#define A_BY_K 1
+#define B_BY_K 1
+#endif
+#define EACH (TILE / 16)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+gemm(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias, float* __restrict__ c, int rows,
+     int columns, int depth, int a_line, int b_line) {
+    __shared__ __align__(16) float part_a[2][TILE_K][TILE + 4];
+    __shared__ __align__(16) float part_b[2][TILE_K][TILE + 4];
+    const int t = threadIdx.x, row = blockIdx.y * TILE, column = blockIdx.x * TILE;
+    const int to_m = t / 16 * 4, to_n = t % 16 * 4;
+    float sum[EACH][EACH] = {};
+    bring<A_BY_K, TILE>(part_a[0], a, row, rows, 0, depth, a_line);
+    bring<B_BY_K, TILE>(part_b[0], b, column, columns, 0, depth, b_line);
+    __pipeline_commit();
+    for (int k0 = 0, part = 0; k0 < depth; k0 += TILE_K, part ^= 1) {
+        __pipeline_wait_prior(0);
+        // All have what they brought, and nobody still reads the other half.
+        __syncthreads();
+        if (k0 + TILE_K < depth) {
+            bring<A_BY_K, TILE>(part_a[part ^ 1], a, row, rows, k0 + TILE_K, depth, a_line);
+            bring<B_BY_K, TILE>(part_b[part ^ 1], b, column, columns, k0 + TILE_K, depth, b_line);
+            __pipeline_commit();
+        }
+#pragma unroll
+        for (int k = 0; k < TILE_K; k++) {
+            float p[EACH], q[EACH];
+            pick<EACH>(p, part_a[part][k], to_m);
+            pick<EACH>(q, part_b[part][k], to_n);
+#pragma unroll
+            for (int r = 0; r < EACH; r++)
+#pragma unroll
+                for (int s = 0; s < EACH; s++) sum[r][s] = fmaf(p[r], q[s], sum[r][s]);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < EACH; r++) {
+        int m = row + to_m + r % 4 + r / 4 * 64;
+        if (m >= rows) continue;
+#pragma unroll
+        for (int s = 0; s < EACH; s++) {
+            int n = column + to_n + s % 4 + s / 4 * 64;
+            if (n < columns) c[(size_t)m * columns + n] = sum[r][s] + (bias ? __ldg(bias + n) : 0.0f);
+        }
+    }
+}

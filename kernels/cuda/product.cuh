@@ -1,0 +1,37 @@
+// What matrix products share: parts of the operands come into shared memory by cp.async, [k][m or n], and a thread
+// multiplies float4 by float4 of them.
+//
+// A row in shared memory is 4 floats longer than the tile, so that what arrives across rows spreads over the banks.
+
+#pragma once
+#include <cuda_pipeline_primitives.h>
+
+#define TILE_K 16
+#define THREADS 256
+
+// to[k][r] = the operand's (row + r, k0 + k), zero outside of rows × depth. BY_K: neighbours in memory are neighbours in
+// k, `line` apart are rows; else the other way round.
+template <int BY_K, int SIZE>
+static __device__ __forceinline__ void bring(float (*to)[SIZE + 4], const float* __restrict__ from, int row, int rows, int k0,
+                                             int depth, int line) {
+#pragma unroll
+    for (int e = 0; e < SIZE * TILE_K / THREADS; e++) {
+        int number = threadIdx.x + e * THREADS;
+        int k = BY_K ? number % TILE_K : number / SIZE, r = BY_K ? number / TILE_K : number % SIZE;
+        bool there = row + r < rows && k0 + k < depth;
+        size_t place = BY_K ? (size_t)(row + r) * line + k0 + k : (size_t)(k0 + k) * line + row + r;
+        __pipeline_memcpy_async(&to[k][r], there ? from + place : from, 4, there ? 0 : 4);
+    }
+}
+
+// COUNT floats of a row from to_m on, in fours that are 64 apart; or one.
+template <int COUNT, int LINE>
+static __device__ __forceinline__ void pick(float* __restrict__ to, const float (&row)[LINE], int first) {
+    if (COUNT < 4) {
+        to[0] = row[first];
+    } else {
+#pragma unroll
+        for (int e = 0; e < COUNT; e += 4)
+            *reinterpret_cast<float4*>(to + e) = *reinterpret_cast<const float4*>(&row[first + e * 16]);
+    }
+}

@@ -1,0 +1,16 @@
+"""Grids and blocks that kernels share, and the C++ names of dtypes."""
+
+from fastconv.kernels.cuda.launch import MOST_YZ, blocks
+
+REALS = {"float32": "float", "float64": "double"}
+_THREADS = 256
+
+
+def rectangle(columns, rows, planes):
+    """(grid, block) for a thread of each element of planes: a block is a rectangle of one, as wide as a warp or as a
+    narrow plane needs; planes beyond what a grid may have are done by the same blocks in turn."""
+    across = 32
+    while across > 4 and across // 2 >= columns:
+        across //= 2
+    down = _THREADS // across
+    return (blocks(columns, across), blocks(rows, down), max(1, min(planes, MOST_YZ))), (across, down)

@@ -1,0 +1,188 @@
+"""The CUDA kernels on the executor: results in three orders, nothing found by the checker, every seeded bug found."""
+
+import math
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from cuda_bugs import BUGS
+
+from fastconv import cudaemu, testing
+from fastconv.kernels.cuda import launch, pointwise
+from fastconv.problem import ConvProblem, PoolProblem
+from fastconv.registry import kernels
+
+GRID = [pytest.param(k, case, id=f"{k.name}-{case.name}") for k, case in testing.grid(small=True, backend="cuda")]
+FUNCTIONS = ("relu", "sigmoid", "tanh")
+FILES = {
+    "pool": "pool.cu",
+    "conv_implicit": "implicit.cu",
+    "conv_direct": "direct.cu",
+    "linear": "gemm.cu",
+    "rnn_steps": "rnn.cu",
+}
+
+
+def run_on(runner, kernel, problem, arrays, **made):
+    with launch.running(runner):
+        return testing.poisoned_run(kernel, problem, arrays, **made)
+
+
+@pytest.mark.parametrize(("kernel", "case"), GRID)
+def test_every_kernel_is_right_in_every_order(kernel, case):
+    arrays = testing.inputs(kernel.op, case.problem)
+    oracle = testing.Oracle(kernel.op, case.problem, arrays)
+    found = []
+    for order in cudaemu.ORDERS:
+        found.append(run_on(launch.Emulated("result", order, seed=len(case.name)), kernel, case.problem, arrays))
+        assert oracle.error(found[-1]) <= kernel.limit
+    # Every output has one writer, whose sum has one order.
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("kernel", "case"), GRID)
+def test_the_checker_finds_nothing(kernel, case):
+    arrays = testing.inputs(kernel.op, case.problem)
+    runner = launch.Emulated("check", "random", seed=1)
+    outputs = run_on(runner, kernel, case.problem, arrays)
+    assert runner.launches
+    assert testing.Oracle(kernel.op, case.problem, arrays).error(outputs) <= kernel.limit
+
+
+def activated(name, x):
+    return {"relu": np.maximum(x, 0), "sigmoid": 1 / (1 + np.exp(-x)), "tanh": np.tanh(x)}[name]
+
+
+@pytest.mark.parametrize("flavour", cudaemu.FLAVOURS)
+@pytest.mark.parametrize("size", [1, 3, 4, 1000, 4099])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_pointwise(name, size, flavour):
+    x = np.random.default_rng(size).standard_normal(size).astype(np.float32) * 3
+    gy = np.random.default_rng(size + 1).standard_normal(size).astype(np.float32)
+    with launch.running(launch.Emulated(flavour, "random")):
+        y, gx = np.empty_like(x), np.empty_like(x)
+        pointwise.activate(name, x, y)
+        pointwise.gradient(name, y, gy, gx)
+    wanted = activated(name, x.astype(np.float64))
+    np.testing.assert_allclose(y, wanted, rtol=2e-6, atol=1e-7)
+    slope = {"relu": (wanted > 0) * 1.0, "sigmoid": wanted * (1 - wanted), "tanh": 1 - wanted**2}[name]
+    np.testing.assert_allclose(gx, gy * slope, rtol=1e-4, atol=2e-6)
+
+
+def exercised(runner, file):
+    """Whether kernels of the file are right on all small cases; Found if the checker finds something."""
+    with launch.running(runner):
+        if file == "pointwise.cu":
+            x, gy = (np.random.default_rng(k).standard_normal(1027).astype(np.float32) for k in (1, 2))
+            y, gx = np.empty_like(x), np.empty_like(x)
+            pointwise.activate("sigmoid", x, y)
+            pointwise.gradient("sigmoid", y, gy, gx)
+            s = activated("sigmoid", x.astype(np.float64))
+            return np.allclose(y, s, rtol=1e-5) and np.allclose(gx, gy * s * (1 - s), rtol=1e-3, atol=1e-6)
+    for kernel, case in testing.grid(small=True, backend="cuda"):
+        if FILES[kernel.run.__module__.rpartition(".")[2]] != file:
+            continue
+        arrays = testing.inputs(kernel.op, case.problem)
+        if "with_indices" in kernel.op:
+            # Ties.
+            arrays = tuple(np.round(array) for array in arrays)
+        with np.errstate(all="ignore"):
+            outputs = run_on(runner, kernel, case.problem, arrays)
+            if not testing.Oracle(kernel.op, case.problem, arrays).error(outputs) <= kernel.limit:
+                return False
+    return True
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_every_seeded_bug_is_found(name, tmp_path):
+    file, _, right, wrong = BUGS[name]
+    source = (launch.HERE / file).read_text(encoding="utf-8")
+    assert source.count(right) == 1
+    for path in launch.HERE.glob("*.cu*"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / file).write_text(source.replace(right, wrong), encoding="utf-8")
+    runner = launch.Emulated("check", "random", seed=2)
+    runner.folder = tmp_path
+    try:
+        found = not exercised(runner, "gemm.cu" if file == "product.cuh" else file)
+    except cudaemu.Found:
+        found = True
+    assert found
+
+
+def counts_of(op, algorithm, problem):
+    """What the kernels of an operation did to memory: counts by kernel."""
+    kernel = next(k for k in kernels(op, "cuda") if k.algorithm == algorithm)
+    runner = launch.Emulated("check")
+    runner.counts = {}
+    run_on(runner, kernel, problem, testing.inputs(op, problem))
+    return runner.counts
+
+
+@pytest.mark.parametrize("channels", [64, 128])
+def test_the_implicit_product_reads_without_conflicts(channels):
+    """VGG's 3×3 layers, but for fewer channels of input and rows, which change no address's place in a line or bank."""
+    problem = ConvProblem.make((1, 8, 8, 56), (channels, 8, 3, 3), padding=1)
+    found = counts_of("conv2d", "implicit", problem)["implicit"]
+    shared = [line for line in found.lines if line.shared]
+    assert shared
+    for line in shared:
+        assert line.passes == line.least_passes, line
+    stores = [line for line in found.lines if line.write and not line.shared]
+    assert stores
+    for line in stores:
+        assert line.sectors == line.least_sectors, line
+    for line in found.lines:
+        # Rows of 56 and the window's place among them: a warp's pixels begin anywhere in a sector.
+        if not line.shared and not line.write:
+            assert line.sectors <= 1.5 * line.least_sectors + line.warps, line
+
+
+POOLS = [("max_pool2d", (2, 2), 2), ("avg_pool2d", (2, 2), 2), ("max_pool2d", (3, 3), 1)]
+
+
+@pytest.mark.parametrize(("op", "window", "stride"), POOLS)
+def test_pools_move_what_they_must(op, window, stride):
+    problem = PoolProblem.make((1, 2, 64, 64), window, stride=stride)
+    found = counts_of(op, "direct", problem)
+    moved, compulsory = (sum(getattr(one, name) for one in found.values()) for name in ("moved", "compulsory"))
+    # Windows that overlap read a row twice where blocks meet.
+    assert compulsory >= 0.9 * moved if stride == window[0] else compulsory >= 0.75 * moved
+
+
+def test_pointwise_functions_move_what_they_must():
+    x = np.random.default_rng(1).standard_normal(8192).astype(np.float32)
+    runner = launch.Emulated("check")
+    runner.counts = {}
+    with launch.running(runner):
+        pointwise.activate("relu", x, np.empty_like(x))
+    found = runner.counts["activate"]
+    assert found.moved == found.compulsory == 2 * x.nbytes
+    assert all(line.sectors == line.least_sectors for line in found.lines)
+
+
+def test_every_cuda_kernel_has_two_bugs():
+    # What is in the file that they share is counted with the product.
+    of_kernel = Counter(("gemm.cu" if file == "product.cuh" else file, kernel) for file, kernel, *_ in BUGS.values())
+    for path in sorted(launch.HERE.glob("*.cu")):
+        for kernel in cudaemu.kernel_names(path.read_text(encoding="utf-8")):
+            assert of_kernel[path.name, kernel] >= 2, (path.name, kernel)
+
+
+def test_without_a_device_there_is_one_clear_error():
+    kernel = next(k for k in kernels("max_pool2d", "cuda"))
+    problem = next(case.problem for k, case in testing.grid(small=True, backend="cuda") if k is kernel)
+    with pytest.raises(RuntimeError, match="only the executor runs them"):
+        testing.poisoned_run(kernel, problem, testing.inputs("max_pool2d", problem))
+
+
+def test_launches_fill_the_device_and_no_more():
+    with launch.running(launch.Emulated()):
+        most = 2 * launch.A100.processors * launch.A100.threads // 256
+        assert launch.spread(10**9, 256) == most
+        assert launch.spread(1000, 256) == 4
+        assert launch.spread(0, 256) == 1
+    assert math.isclose(launch.blocks(7, 2), 4)
