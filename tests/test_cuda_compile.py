@@ -1,0 +1,76 @@
+"""What nvcc makes of the CUDA kernels: no warning, no spill, and inside the budgets. Fails where there is no nvcc."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fastconv.cudaemu import CompileError, kernel_names, static
+from fastconv.kernels.cuda import builds, launch
+
+BUDGETS = json.loads((launch.HERE / "cuda_budgets.json").read_text(encoding="utf-8"))
+THREADS = 256
+
+PTXAS = """\
+ptxas info    : 77 bytes gmem
+ptxas info    : Compiling entry function 'first' for 'sm_80'
+ptxas info    : Function properties for first
+    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 4096 bytes smem, 400 bytes cmem[0]
+ptxas info    : Compiling entry function 'second' for 'sm_80'
+ptxas info    : Function properties for second
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 255 registers, 400 bytes cmem[0]
+"""
+
+
+@pytest.mark.parametrize("file", builds.BUILDS)
+def test_every_build_is_inside_its_budget(file):
+    jobs = [(defines, name) for defines in builds.BUILDS[file] for name in builds.ARCHITECTURES]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda job: static.nvcc(launch.HERE / file, *job), jobs))
+    wanted = set(kernel_names((launch.HERE / file).read_text(encoding="utf-8")))
+    for (defines, architecture), usages in zip(jobs, found, strict=True):
+        assert {usage.kernel for usage in usages} == wanted
+        for usage in usages:
+            budget = BUDGETS[builds.name(file, defines)][usage.kernel]
+            at = f"{usage} of {defines} on {architecture}"
+            assert usage.spilled == 0, at
+            assert usage.registers <= budget["registers"], at
+            assert usage.shared <= budget["shared"], at
+            assert static.occupancy(usage, THREADS, architecture)[0] >= budget["occupancy"], at
+
+
+def test_every_file_has_builds_and_budgets():
+    files = {path.name for path in launch.HERE.glob("*.cu")}
+    assert files == set(builds.BUILDS)
+    names = {builds.name(file, defines) for file, every in builds.BUILDS.items() for defines in every}
+    assert names == set(BUDGETS)
+
+
+def test_what_ptxas_says_is_read():
+    assert static.parse(PTXAS) == [static.Usage("first", 40, 4096, 16), static.Usage("second", 255, 0, 0)]
+
+
+def test_a_warning_is_an_error(tmp_path):
+    path = tmp_path / "warns.cu"
+    path.write_text('extern "C" __global__ void kernel(float* y) { int unused = 3; y[0] = 1; }')
+    with pytest.raises(CompileError, match="unused"):
+        static.nvcc(path, {}, "sm_80")
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "threads", "architecture", "share", "limiter"),
+    [
+        # NVIDIA's occupancy calculator gives these.
+        (32, 0, 256, "sm_80", 1.0, "threads"),
+        (128, 0, 256, "sm_80", 0.25, "registers"),
+        (40, 0, 256, "sm_80", 0.75, "registers"),
+        (32, 32 * 1024, 256, "sm_80", 0.5, "shared memory"),
+        (32, 0, 32, "sm_80", 0.5, "blocks"),
+        (255, 0, 256, "sm_75", 0.25, "registers"),
+    ],
+)
+def test_occupancy(registers, shared, threads, architecture, share, limiter):
+    usage = static.Usage("kernel", registers, shared, 0)
+    assert static.occupancy(usage, threads, architecture) == (share, limiter)
