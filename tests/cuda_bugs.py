@@ -168,4 +168,18 @@ BUGS = {
     ),
     "a gate that there is not": ("rnn.cu", "pack", "gate < gates && unit < h ?", "unit < h ?"),
     "the rest not zero": ("rnn.cu", "pack", "if (place >= line) return;", "if (place >= line - 1) return;"),
+    # weight.cu
+    "no barrier between pixels": ("weight.cu", "weight", "        __syncthreads();\n", ""),
+    "pixels not waited for": ("weight.cu", "weight", "__pipeline_wait_prior(0);", "__pipeline_wait_prior(1);"),
+    "pixels of the next share": (
+        "weight.cu",
+        "weight",
+        "min(pixels, (int)(blockIdx.z + 1) * share)",
+        "min(pixels, (int)(blockIdx.z + 2) * share)",
+    ),
+    "rows that do not end": ("weight.cu", "weight", "if (++i == plane / ow) i = 0, n++;", "++i;"),
+    "a row too few": ("weight.cu", "weight", "j >= ow; j -= ow)", "j > ow; j -= ow)"),
+    "q of another row": ("weight.cu", "weight", "int q = first_q + row + e * 16;", "int q = first_q + row + e;"),
+    "the first shares only": ("weight.cu", "sum_shares", "share < shares; share++", "share < shares - 1; share++"),
+    "a sum past the weights": ("weight.cu", "sum_shares", "if (k >= count) return;", "if (k > count) return;"),
 }

@@ -11,9 +11,23 @@ from cuda_bugs import BUGS
 from fastconv import cudaemu, testing
 from fastconv.kernels.cuda import launch, pointwise
 from fastconv.problem import ConvProblem, PoolProblem
-from fastconv.registry import kernels
+from fastconv.registry import kernels, operations
 
-GRID = [pytest.param(k, case, id=f"{k.name}-{case.name}") for k, case in testing.grid(small=True, backend="cuda")]
+# What the small cases leave out: pixels for several shares of a weight gradient.
+MORE = [
+    testing.Case("conv-shares", ConvProblem.make((3, 2, 17, 19), (5, 2, 3, 3), stride=(1, 2), padding=1), small=True)
+]
+PAIRS = [
+    *testing.grid(small=True, backend="cuda"),
+    *(
+        (k, case)
+        for case in MORE
+        for op in operations(case.problem)
+        for k in kernels(op, "cuda")
+        if testing.serves(k, case.problem)
+    ),
+]
+GRID = [pytest.param(kernel, case, id=f"{kernel.name}-{case.name}") for kernel, case in PAIRS]
 FUNCTIONS = ("relu", "sigmoid", "tanh")
 FILES = {
     "pool": "pool.cu",
@@ -21,6 +35,7 @@ FILES = {
     "conv_direct": "direct.cu",
     "linear": "gemm.cu",
     "rnn_steps": "rnn.cu",
+    "conv_weight": "weight.cu",
 }
 
 
@@ -82,7 +97,7 @@ def exercised(runner, file):
             pointwise.gradient("sigmoid", y, gy, gx)
             s = activated("sigmoid", x.astype(np.float64))
             return np.allclose(y, s, rtol=1e-5) and np.allclose(gx, gy * s * (1 - s), rtol=1e-3, atol=1e-6)
-    for kernel, case in testing.grid(small=True, backend="cuda"):
+    for kernel, case in PAIRS:
         if FILES[kernel.run.__module__.rpartition(".")[2]] != file:
             continue
         arrays = testing.inputs(kernel.op, case.problem)

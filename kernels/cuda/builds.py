@@ -13,6 +13,7 @@ BUILDS: dict[str, list[dict[str, object]]] = {
     "pointwise.cu": [{"FUNCTION": number} for number in (1, 2, 3)],
     "pool.cu": _REALS,
     "rnn.cu": [{"CELL": cell, "ROWS": rows} for cell, rows in product((0, 1, 2), (16, 64))],
+    "weight.cu": [{}],
 }
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")

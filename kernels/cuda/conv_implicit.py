@@ -18,16 +18,16 @@ def _tiles(columns):
 
 
 @lru_cache(maxsize=256)
-def _table(p, backwards):
+def table(p, backwards):
     """For each q: its offset in the array that is read, row and column, all relative to a pixel's."""
     channels, height, width = (p.o, p.oh, p.ow) if backwards else (p.c, p.h, p.w)
     sign = -1 if backwards else 1
     r, s = (axis.reshape(-1) for axis in np.mgrid[: p.kh, : p.kw])
     r, s = sign * r * p.dilation[0], sign * s * p.dilation[1]
-    table = np.zeros((channels, p.kh * p.kw, 4), np.int32)
-    table[..., 0] = np.arange(channels)[:, None] * height * width + r * width + s
-    table[..., 1], table[..., 2] = r, s
-    return table.reshape(-1, 4)
+    found = np.zeros((channels, p.kh * p.kw, 4), np.int32)
+    found[..., 0] = np.arange(channels)[:, None] * height * width + r * width + s
+    found[..., 1], found[..., 2] = r, s
+    return found.reshape(-1, 4)
 
 
 def _row(columns):
@@ -73,12 +73,12 @@ def _run(p, backwards, x, w, bias, z, y, scratch, u):
     else:
         columns, height, width, out_h, out_w = p.o, p.h, p.w, p.oh, p.ow
         top, left, stride, activation = p.padding[0], p.padding[2], p.stride, p.activation
-    table, pixels = _table(p, backwards), p.n * out_h * out_w
+    places, pixels = table(p, backwards), p.n * out_h * out_w
     tiles = _tiles(columns)
     sizes = (pixels, out_h * out_w, out_w, *stride, top, left, height, width, x.size // max(p.n, 1))
-    args = (x, u, table, bias if bias.size else None, z if z.size else None, out(y), *sizes)
+    args = (x, u, places, bias if bias.size else None, z if z.size else None, out(y), *sizes)
     grid = blocks(pixels, tiles["TILE_P"]), blocks(columns, tiles["TILE_O"])
-    rest = (columns, _row(columns), len(table), _CODES[activation])
+    rest = (columns, _row(columns), len(places), _CODES[activation])
     launch("implicit.cu", "implicit", grid, (_THREADS,), (*args, *rest), **tiles)
 
 

@@ -23,7 +23,8 @@
 // A thread's 8 × 8 results are four 4 × 4, half a tile apart, so that a warp reads whole lines of banks.
 #define ACROSS (TILE_P / 8)
 
-static __device__ __forceinline__ float activated(float x, int activation) {
+// Not inlined: there are 80 places that may call it, and compiling took seconds.
+static __device__ __noinline__ float activated(float x, int activation) {
     if (activation == 1) return x < 0.0f ? 0.0f : x;
     if (activation == 2) {
         float e = expf(-fabsf(x));
@@ -125,7 +126,8 @@ implicit(const float* __restrict__ x, const float* __restrict__ w, const int4* _
                 for (int k = 0; k < 4 && p + k < pixels; k++) {
                     int image_of = (p + k) / plane;
                     size_t to = ((size_t)image_of * o_count + o) * plane + (p + k - image_of * plane);
-                    y[to] = activated(s[k] + more + (z ? z[to] : 0.0f), activation);
+                    float value = s[k] + more + (z ? z[to] : 0.0f);
+                    y[to] = activation ? activated(value, activation) : value;
                 }
             }
         }

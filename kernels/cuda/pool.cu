@@ -24,7 +24,8 @@ static __device__ __forceinline__ Span span(int start, int size, int kernel, int
 static __device__ __forceinline__ int argmax(const REAL* __restrict__ plane, int w, Span rows, Span columns, int dh, int dw,
                                       REAL* value) {
     int at = rows.count > 0 && columns.count > 0 ? rows.first * w + columns.first : -1;
-    REAL most = -INFINITY;
+    // NVRTC has no INFINITY.
+    REAL most = (REAL)__int_as_float(0xff800000);
     for (int r = 0; r < rows.count; r++) {
         int row = (rows.first + r * dh) * w;
         for (int s = 0; s < columns.count; s++) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import re
 import shutil
 import subprocess
@@ -77,6 +79,42 @@ def nvcc(path: Path, defines: Mapping[str, object], architecture: str) -> list[U
     if done.returncode:
         raise CompileError(f"{path.name} for {architecture} with {dict(defines)}: {done.stderr or done.stdout}")
     return parse(done.stderr + done.stdout)
+
+
+def _nvrtc() -> tuple[ctypes.CDLL, str]:
+    """NVRTC and the folder of CUDA's headers, of the wheels of NVIDIA. CompileError without them."""
+    try:
+        places = [Path(place) for place in importlib.import_module("nvidia").__path__]
+    except ModuleNotFoundError:
+        places = []
+    libraries = sorted(found for place in places for found in place.glob("cu*/lib/libnvrtc.so.*"))
+    headers = sorted(found.parent for place in places for found in place.glob("cu*/include/cuda_pipeline_primitives.h"))
+    if not libraries or not headers:
+        raise CompileError("NVRTC is not here: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt")
+    return ctypes.CDLL(str(libraries[-1])), str(headers[-1])
+
+
+def nvrtc(path: Path, defines: Mapping[str, object], architecture: str) -> list[Usage]:
+    """Compile a file with NVRTC, as CuPy does. CompileError if it is absent, or warns."""
+    library, headers = _nvrtc()
+    program = ctypes.c_void_p()
+    source = path.read_bytes()
+    given = [f"-D{name}={value}" for name, value in defines.items()]
+    options = [f"--gpu-architecture={architecture}", "--std=c++17", f"-I{headers}", f"-I{path.parent}", *given]
+    words = [option.encode() for option in [*options, "--ptxas-options=-v", "-Werror=all-warnings"]]
+    library.nvrtcCreateProgram(ctypes.byref(program), source, path.name.encode(), 0, None, None)
+    try:
+        failed = library.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words))
+        size = ctypes.c_size_t()
+        library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        library.nvrtcGetProgramLog(program, log)
+    finally:
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+    said = log.value.decode(errors="replace")
+    if failed:
+        raise CompileError(f"{path.name} for {architecture} with {dict(defines)}, by NVRTC: {said}")
+    return parse(said)
 
 
 def occupancy(usage: Usage, threads: int, architecture: str) -> tuple[float, str]:
