@@ -182,4 +182,27 @@ BUGS = {
     "q of another row": ("weight.cu", "weight", "int q = first_q + row + e * 16;", "int q = first_q + row + e;"),
     "the first shares only": ("weight.cu", "sum_shares", "share < shares; share++", "share < shares - 1; share++"),
     "a sum past the weights": ("weight.cu", "sum_shares", "if (k >= count) return;", "if (k > count) return;"),
+    "the first of several products": ("gemm.cu", "gemm", "    b += blockIdx.z * b_batch;\n", ""),
+    # winograd.cu
+    "a weight's windows not turned": (
+        "winograd.cu",
+        "transform_weights",
+        "flip ? 8 - r * 3 - s :",
+        "flip ? r * 3 + s :",
+    ),
+    "channels exchanged": ("winograd.cu", "transform_weights", "+ k) * m_count + m] =", "+ m) * k_count + k] ="),
+    "padding of a tile read": (
+        "winograd.cu",
+        "transform_input",
+        "(unsigned)(u0 + s) < (unsigned)width",
+        "u0 + s < width",
+    ),
+    "tiles too far apart": ("winograd.cu", "transform_input", "int v0 = i * M - top,", "int v0 = i * (M + 1) - top,"),
+    "rows beyond the output": ("winograd.cu", "transform_output", "i * M + r >= oh ||", "i * M + r > oh ||"),
+    "products of another channel": (
+        "winograd.cu",
+        "transform_output",
+        "products[((size_t)(r * A + s) * m_count + m)",
+        "products[((size_t)(r * A + s) * m_count + m / 2)",
+    ),
 }

@@ -1,6 +1,7 @@
 """The CUDA kernels on the executor: results in three orders, nothing found by the checker, every seeded bug found."""
 
 import math
+import os
 import shutil
 from collections import Counter
 
@@ -10,8 +11,8 @@ from cuda_bugs import BUGS
 
 from fastconv import cudaemu, testing
 from fastconv.kernels.cuda import launch, pointwise
-from fastconv.problem import ConvProblem, PoolProblem
-from fastconv.registry import kernels, operations
+from fastconv.problem import ConvProblem, LinearProblem, PoolProblem, RecurrentProblem
+from fastconv.registry import OPS, kernels, operations
 
 # What the small cases leave out: pixels for several shares of a weight gradient.
 MORE = [
@@ -29,13 +30,15 @@ PAIRS = [
 ]
 GRID = [pytest.param(kernel, case, id=f"{kernel.name}-{case.name}") for kernel, case in PAIRS]
 FUNCTIONS = ("relu", "sigmoid", "tanh")
+# What of the files a module's kernels come to.
 FILES = {
-    "pool": "pool.cu",
-    "conv_implicit": "implicit.cu",
-    "conv_direct": "direct.cu",
-    "linear": "gemm.cu",
-    "rnn_steps": "rnn.cu",
-    "conv_weight": "weight.cu",
+    "pool": ("pool.cu",),
+    "conv_implicit": ("implicit.cu",),
+    "conv_direct": ("direct.cu",),
+    "conv_weight": ("weight.cu",),
+    "conv_winograd": ("winograd.cu", "gemm.cu"),
+    "linear": ("gemm.cu",),
+    "rnn_steps": ("rnn.cu",),
 }
 
 
@@ -65,6 +68,62 @@ def test_the_checker_finds_nothing(kernel, case):
     outputs = run_on(runner, kernel, case.problem, arrays)
     assert runner.launches
     assert testing.Oracle(kernel.op, case.problem, arrays).error(outputs) <= kernel.limit
+
+
+def random_problem(generator):
+    """A problem of any operation, of small sizes."""
+
+    def number(low, high):
+        return int(generator.integers(low, high + 1))
+
+    kind = number(0, 5)
+    if kind == 0:
+        cell = ("lstm", "gru", "rnn")[number(0, 2)]
+        options = {name: bool(number(0, 1)) for name in ("bias", "state", "ragged", "batch_first")}
+        if cell == "lstm":
+            options["peephole"] = bool(number(0, 1))
+        shape = (number(1, 4), number(1, 20), number(1, 9))
+        return RecurrentProblem.make(cell, shape, number(1, 40), directions=number(1, 2), **options)
+    if kind == 1:
+        i, o = number(1, 90), number(1, 90)
+        return LinearProblem.make((number(1, 90), i), (o, i), bias=bool(number(0, 1)))
+    size, window, stride = [number(1, 24), number(1, 40)], [number(1, 4), number(1, 4)], (number(1, 3), number(1, 3))
+    dilation, padding = (number(1, 2), number(1, 2)), (number(0, 1), number(0, 1))
+    size = [max(n, d * (k - 1) + 1) for n, d, k in zip(size, dilation, window, strict=True)]
+    images = number(1, 3)
+    if kind == 2:
+        padding = tuple(min(side, k // 2) for side, k in zip(padding, window, strict=True))
+        options = {"stride": stride, "padding": padding, "ceil_mode": bool(number(0, 1))}
+        return PoolProblem.make((images, number(1, 5), *size), window, **options)
+    groups = number(1, 3) if kind == 3 else 1
+    channels, outputs = groups * number(1, 9), groups * number(1, 20)
+    if kind == 5:
+        window, stride, dilation = [3, 3], (1, 1), (1, 1)
+        size = [max(n, 3) for n in size]
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": bool(number(0, 1))}
+    options |= {"activation": ("", "relu", "sigmoid", "tanh")[number(0, 3)], "add": bool(number(0, 1))}
+    return ConvProblem.make((images, channels, *size), (outputs, channels // groups, *window), **options)
+
+
+# For a longer run: CUDA_ROUNDS=2000 pytest tests/test_cuda_kernels.py -k random_problems
+ROUNDS = int(os.environ.get("CUDA_ROUNDS", "60"))
+
+
+def test_random_problems_are_right_and_the_checker_finds_nothing():
+    generator, launches = np.random.default_rng(2026), Counter()
+    for number in range(ROUNDS):
+        problem = random_problem(generator)
+        for op in operations(problem):
+            for kernel in kernels(op, "cuda"):
+                if not testing.serves(kernel, problem):
+                    continue
+                arrays = testing.inputs(op, problem)
+                outputs = run_on(launch.Emulated("check", "random", seed=number), kernel, problem, arrays)
+                error = testing.Oracle(op, problem, arrays).error(outputs)
+                assert error <= kernel.limit, (kernel.name, problem)
+                launches[kernel.name] += 1
+    print(sum(launches.values()), "runs:", *sorted(launches.items()))
+    assert set(launches) == {kernel.name for op in OPS for kernel in kernels(op, "cuda")}
 
 
 def activated(name, x):
@@ -98,7 +157,7 @@ def exercised(runner, file):
             s = activated("sigmoid", x.astype(np.float64))
             return np.allclose(y, s, rtol=1e-5) and np.allclose(gx, gy * s * (1 - s), rtol=1e-3, atol=1e-6)
     for kernel, case in PAIRS:
-        if FILES[kernel.run.__module__.rpartition(".")[2]] != file:
+        if file not in FILES[kernel.run.__module__.rpartition(".")[2]]:
             continue
         arrays = testing.inputs(kernel.op, case.problem)
         if "with_indices" in kernel.op:

@@ -14,6 +14,7 @@ BUILDS: dict[str, list[dict[str, object]]] = {
     "pool.cu": _REALS,
     "rnn.cu": [{"CELL": cell, "ROWS": rows} for cell, rows in product((0, 1, 2), (16, 64))],
     "weight.cu": [{}],
+    "winograd.cu": [{"M": 2}, {"M": 4}],
 }
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")

@@ -14,13 +14,17 @@
 #endif
 #define EACH (TILE / 16)
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, TILE == 64 ? 2 : 1)
 gemm(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias, float* __restrict__ c, int rows,
-     int columns, int depth, int a_line, int b_line) {
+     int columns, int depth, int a_line, int b_line, long long a_batch, long long b_batch) {
     __shared__ __align__(16) float part_a[2][TILE_K][TILE + 4];
     __shared__ __align__(16) float part_b[2][TILE_K][TILE + 4];
     const int t = threadIdx.x, row = blockIdx.y * TILE, column = blockIdx.x * TILE;
     const int to_m = t / 16 * 4, to_n = t % 16 * 4;
+    // Of several products of one kind each block has one.
+    a += blockIdx.z * a_batch;
+    b += blockIdx.z * b_batch;
+    c += (size_t)blockIdx.z * rows * columns;
     float sum[EACH][EACH] = {};
     bring<A_BY_K, TILE>(part_a[0], a, row, rows, 0, depth, a_line);
     bring<B_BY_K, TILE>(part_b[0], b, column, columns, 0, depth, b_line);

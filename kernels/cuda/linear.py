@@ -3,6 +3,8 @@
 y (m, o) = x wᵀ + b     gx (m, i) = gy w     gw (o, i) = gyᵀ x
 """
 
+import numpy as np
+
 from fastconv.kernels.cuda.launch import MOST_YZ, blocks, device, launch, out
 from fastconv.registry import kernel
 
@@ -14,15 +16,16 @@ def _tile(rows, columns):
     return 128 if blocks(rows, 128) * blocks(columns, 128) >= device().processors else 64
 
 
-def product(a, a_by_k, b, b_by_k, bias, c, rows, columns, depth):
+def product(a, a_by_k, b, b_by_k, bias, c, rows, columns, depth, batch=1):
     """c (rows, columns) = a (rows, depth) times b (columns, depth)ᵀ, or of their transposes where they do not lie by k.
 
-    bias: (columns), or None.
+    bias: (columns), or None. batch: so many of them, one after the other in a, b and c.
     """
     tile = _tile(rows, columns)
     lines = depth if a_by_k else rows, depth if b_by_k else columns
-    args = (a, b, bias, out(c), rows, columns, depth, *lines)
-    grid = blocks(columns, tile), blocks(rows, tile)
+    apart = np.int64(rows * depth), np.int64(columns * depth)
+    args = (a, b, bias, out(c), rows, columns, depth, *lines, *apart)
+    grid = blocks(columns, tile), blocks(rows, tile), batch
     launch("gemm.cu", "gemm", grid, (_THREADS,), args, TILE=tile, A_BY_K=int(a_by_k), B_BY_K=int(b_by_k))
 
 
