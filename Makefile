@@ -5,7 +5,7 @@ PEERS := .bench
 RUN := out/bench.json
 PEER_ENVIRONMENTS := $(patsubst bench/peers/requirements/%.txt,$(PEERS)/%/.made,$(wildcard bench/peers/requirements/*.txt))
 
-.PHONY: browser demo vowels g2p vad vanishing_gradients test lint bench bench-full bench-env report readme clean
+.PHONY: browser demo vowels g2p vad vanishing_gradients test lint bench bench-full bench-env report readme cuda-report clean
 
 # Each extra leaves a mark, so that a second `make` installs nothing.
 $(VENV)/.%: pyproject.toml
@@ -47,6 +47,10 @@ bench-env: $(PEER_ENVIRONMENTS)
 bench bench-full: bench-env $(VENV)/.bench
 	$(BIN)/python -m pytest --benchmark $(if $(filter bench,$@),--quick) --benchmark-json=$(RUN) $(BENCH) || status=$$?; \
 	$(MAKE) --no-print-directory report && exit $${status:-0}
+
+# Registers, occupancy, main loops: computed, not measured. Needs nvcc.
+cuda-report: $(VENV)/.test
+	$(BIN)/python tools/cuda_report.py
 
 report: $(VENV)/.bench
 	$(BIN)/fastconv report $(RUN) -o $(RUN:.json=.html)

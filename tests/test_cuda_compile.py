@@ -48,6 +48,30 @@ def test_every_build_is_inside_its_budget(file, compiler):
             assert static.occupancy(usage, THREADS, architecture)[0] >= budget["occupancy"], at
 
 
+@pytest.mark.parametrize("build", builds.BUILDS["implicit.cu"], ids=str)
+def test_the_implicit_product_multiplies_most_of_the_time(build):
+    """Of the instructions of its main loop; each takes one issue slot."""
+    loop = static.main_loops(launch.HERE / "implicit.cu", build, "sm_80")["implicit"]
+    assert loop["FFMA"] == 64 * build["TILE_Q"]
+    assert loop["FFMA"] >= 0.75 * loop.total(), loop
+
+
+def test_the_main_loop_is_the_one_with_most_products():
+    sass = """
+.L_x_0:
+        /*0000*/                   FFMA R1, R2, R3, R1 ;
+        /*0010*/              @!P0 BRA `(.L_x_0) ;
+.L_x_1:
+        /*0020*/                   LDS.128 R4, [R5] ;
+        /*0030*/                   FFMA R1, R2, R3, R1 ;
+        /*0040*/              @!P1 FFMA.FTZ R1, R2, R3, R1 ;
+        /*0050*/               @P0 BRA `(.L_x_1) ;
+        /*0060*/                   EXIT ;
+"""
+    assert static.main_loop(sass) == {"LDS": 1, "FFMA": 2, "BRA": 1}
+    assert not static.main_loop("        /*0000*/                   EXIT ;")
+
+
 def test_every_file_has_builds_and_budgets():
     files = {path.name for path in launch.HERE.glob("*.cu")}
     assert files == set(builds.BUILDS)

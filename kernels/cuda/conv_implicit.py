@@ -9,12 +9,13 @@ from fastconv.registry import kernel
 
 _CODES = {"": 0, "relu": 1, "sigmoid": 2, "tanh": 3}
 _THREADS = 256
+_TILE_Q = 16
 
 
 def _tiles(columns):
     """A block's output channels and pixels: 128 of both, or 64 and 256 where that wastes fewer channels."""
     narrow = -(-columns // 64) % 2
-    return {"TILE_O": 64 if narrow else 128, "TILE_P": 256 if narrow else 128, "TILE_Q": 16}
+    return {"TILE_O": 64 if narrow else 128, "TILE_P": 256 if narrow else 128, "TILE_Q": _TILE_Q}
 
 
 @lru_cache(maxsize=256)
@@ -27,7 +28,10 @@ def table(p, backwards):
     found = np.zeros((channels, p.kh * p.kw, 4), np.int32)
     found[..., 0] = np.arange(channels)[:, None] * height * width + r * width + s
     found[..., 1], found[..., 2] = r, s
-    return found.reshape(-1, 4)
+    # Up to whole parts of the sum, what lies in no image.
+    beyond = np.zeros((-found.size // 4 % _TILE_Q, 4), np.int32)
+    beyond[:, 1] = -(2**30)
+    return np.concatenate([found.reshape(-1, 4), beyond])
 
 
 def _row(columns):
@@ -78,7 +82,8 @@ def _run(p, backwards, x, w, bias, z, y, scratch, u):
     sizes = (pixels, out_h * out_w, out_w, *stride, top, left, height, width, x.size // max(p.n, 1))
     args = (x, u, places, bias if bias.size else None, z if z.size else None, out(y), *sizes)
     grid = blocks(pixels, tiles["TILE_P"]), blocks(columns, tiles["TILE_O"])
-    rest = (columns, _row(columns), len(places), _CODES[activation])
+    depth = (p.o if backwards else p.c) * p.kh * p.kw
+    rest = (columns, _row(columns), depth, _CODES[activation])
     launch("implicit.cu", "implicit", grid, (_THREADS,), (*args, *rest), **tiles)
 
 

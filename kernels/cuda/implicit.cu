@@ -10,7 +10,7 @@
 // The same kernel does the input gradient of a convolution of stride 1, with another table and the weights as [q][c].
 //
 // w: [q][o], rows of `row` floats, a multiple of 4, zeros from O on. table: for each q its offset in x, row and column
-// relative to a pixel's; `depth` entries. Source of the scheme: CUTLASS's "efficient GEMM"; Chetlur et al. 2014.
+// relative to a pixel's; `depth` entries, and up to a multiple of TILE_Q some that are far above every image. Source of the scheme: CUTLASS's "efficient GEMM"; Chetlur et al. 2014.
 
 #include <cuda_pipeline_primitives.h>
 
@@ -33,7 +33,7 @@ static __device__ __noinline__ float activated(float x, int activation) {
     return activation == 3 ? tanhf(x) : x;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, TILE_O == 64 ? 1 : 2)
 implicit(const float* __restrict__ x, const float* __restrict__ w, const int4* __restrict__ table,
          const float* __restrict__ bias, const float* __restrict__ z, float* __restrict__ y, int pixels, int plane, int ow,
          int sh, int sw, int top, int left, int h, int width, int image, int o_count, int row, int depth, int activation) {
@@ -46,10 +46,10 @@ implicit(const float* __restrict__ x, const float* __restrict__ w, const int4* _
     // Of x this thread brings one pixel's column, every (THREADS / TILE_P)th row of it.
     const int column = t % TILE_P, first_row = t / TILE_P;
     const int pixel = first_p + column;
-    const bool inside = pixel < pixels;
-    int v0 = 0, u0 = 0;
+    // Far above the image where there is no pixel.
+    int v0 = -(1 << 30), u0 = 0;
     const float* from = x;
-    if (inside) {
+    if (pixel < pixels) {
         int n = pixel / plane, place = pixel - n * plane, i = place / ow, j = place - i * ow;
         v0 = i * sh - top;
         u0 = j * sw - left;
@@ -67,9 +67,8 @@ implicit(const float* __restrict__ x, const float* __restrict__ w, const int4* _
 #pragma unroll
         for (int k = 0; k < TILE_Q * TILE_P / THREADS; k++) {
             int q = first_row + k * (THREADS / TILE_P);
-            bool there = inside && q0 + q < depth;
-            int4 at = there ? __ldg(table + q0 + q) : make_int4(0, 0, 0, 0);
-            there = there && (unsigned)(v0 + at.y) < (unsigned)h && (unsigned)(u0 + at.z) < (unsigned)width;
+            int4 at = __ldg(table + q0 + q);
+            bool there = (unsigned)(v0 + at.y) < (unsigned)h && (unsigned)(u0 + at.z) < (unsigned)width;
             __pipeline_memcpy_async(&part_x[part][q][column], there ? from + at.x : x, 4, there ? 0 : 4);
         }
         __pipeline_commit();

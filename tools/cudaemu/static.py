@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,8 @@ def parse(words: str) -> list[Usage]:
     return found
 
 
-def nvcc(path: Path, defines: Mapping[str, object], architecture: str) -> list[Usage]:
-    """Compile a file with nvcc. CompileError if it is absent, or warns, or spills."""
+def nvcc(path: Path, defines: Mapping[str, object], architecture: str, cubin: Path | None = None) -> list[Usage]:
+    """Compile a file with nvcc, to a file if `cubin` names one. CompileError if it is absent, or warns, or spills."""
     compiler = shutil.which("nvcc")
     if compiler is None:
         raise CompileError("nvcc is not here: install the CUDA toolkit")
@@ -74,19 +75,68 @@ def nvcc(path: Path, defines: Mapping[str, object], architecture: str) -> list[U
     with tempfile.TemporaryDirectory() as folder:
         strict = ["-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage,-Werror"]
         command = [compiler, "-cubin", f"-arch={architecture}", "-std=c++17", *strict, *given]
-        command += [str(path), "-o", str(Path(folder, "out.cubin"))]
+        command += [str(path), "-o", str(cubin or Path(folder, "out.cubin"))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CompileError(f"{path.name} for {architecture} with {dict(defines)}: {done.stderr or done.stdout}")
     return parse(done.stderr + done.stdout)
 
 
+_LABEL, _INSTRUCTION = re.compile(r"\s*(\.L_x_\d+):"), re.compile(r"\s*/\*[0-9a-f]+\*/\s+(.*?);")
+_SECTION = re.compile(r"\s*\.section\s+\.text\.(\w+),")
+_BACK, _GUARD = re.compile(r"\bBRA\b.*(\.L_x_\d+)"), re.compile(r"^@!?U?P\w+\s+")
+
+
+def main_loop(sass: str) -> Counter[str]:
+    """How often each instruction stands in the loop of a kernel's SASS that has most FFMA; empty without a loop."""
+    labels: dict[str, int] = {}
+    instructions: list[str] = []
+    loops: list[Counter[str]] = [Counter()]
+    for line in sass.splitlines():
+        if label := _LABEL.match(line):
+            labels[label[1]] = len(instructions)
+        elif found := _INSTRUCTION.match(line):
+            instructions.append(found[1])
+            back = _BACK.search(found[1])
+            if back and back[1] in labels:
+                body = instructions[labels[back[1]] :]
+                loops.append(Counter(_GUARD.sub("", one).split()[0].split(".")[0] for one in body))
+    return max(loops, key=lambda loop: loop["FFMA"])
+
+
+def main_loops(path: Path, defines: Mapping[str, object], architecture: str) -> dict[str, Counter[str]]:
+    """`main_loop` of every kernel of a file as nvcc compiles it. CompileError without nvcc or nvdisasm."""
+    tools = [tool for place in _wheels() for tool in place.glob("cu*/bin/nvdisasm")]
+    tool = shutil.which("nvdisasm") or (str(tools[-1]) if tools else None)
+    if tool is None:
+        raise CompileError("nvdisasm is not here: pip install nvidia-cuda-nvdisasm")
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "out.cubin")
+        usages = nvcc(path, defines, architecture, cubin)
+        done = subprocess.run([tool, "-c", str(cubin)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompileError(f"nvdisasm: {done.stderr}")
+    texts: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in done.stdout.splitlines():
+        if line.split("\t")[:2] == ["", ".section"]:
+            section = _SECTION.match(line)
+            current = texts.setdefault(section[1], []) if section else []
+        current.append(line)
+    return {usage.kernel: main_loop("\n".join(texts[usage.kernel])) for usage in usages}
+
+
+def _wheels() -> list[Path]:
+    """Where the wheels of NVIDIA are."""
+    try:
+        return [Path(place) for place in importlib.import_module("nvidia").__path__]
+    except ModuleNotFoundError:
+        return []
+
+
 def _nvrtc() -> tuple[ctypes.CDLL, str]:
     """NVRTC and the folder of CUDA's headers, of the wheels of NVIDIA. CompileError without them."""
-    try:
-        places = [Path(place) for place in importlib.import_module("nvidia").__path__]
-    except ModuleNotFoundError:
-        places = []
+    places = _wheels()
     libraries = sorted(found for place in places for found in place.glob("cu*/lib/libnvrtc.so.*"))
     headers = sorted(found.parent for place in places for found in place.glob("cu*/include/cuda_pipeline_primitives.h"))
     if not libraries or not headers:
