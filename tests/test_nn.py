@@ -590,3 +590,17 @@ def test_named_algorithm_is_used_and_named_in_errors() -> None:
     np.testing.assert_allclose(named(x), plain(x), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="algorithm='nothing'"):
         nn.Conv2d(1, 1, 3, algorithm="nothing")(x)
+
+
+@pytest.mark.parametrize("layer", [nn.MaxPool2d, nn.AvgPool2d])
+def test_a_pool_that_is_ready_sees_its_attributes_change(layer):
+    x = np.random.default_rng(3).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    given = [2, 2]
+    pool = layer(given, given)
+    before = [pool(x) for _ in range(2)][-1]
+    given[0] = 4
+    np.testing.assert_array_equal(pool(x), before)
+    pool.kernel_size, pool.stride = [4, 4], [4, 4]
+    np.testing.assert_array_equal(pool(x), layer(4)(x))
+    with pytest.raises(TypeError):
+        pool.kernel_size[0] = 2

@@ -103,7 +103,8 @@ class Answering(Module):
         self.__dict__["_ready"] = ready
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
+        # A list could be changed unseen.
+        super().__setattr__(name, tuple(value) if type(value) is list else value)
         self.__dict__["_ready"] = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """conv2d and its gradients by the definition, for every problem: direct.cu."""
 
 from fastconv.kernels.cuda.launch import blocks, launch, out
-from fastconv.kernels.cuda.shapes import REALS, rectangle
+from fastconv.kernels.cuda.shapes import ACTIVATIONS, REALS, rectangle
 from fastconv.registry import kernel
 
-_CODES = {"": 0, "relu": 1, "sigmoid": 2, "tanh": 3}
 _THREADS = 256
 # Blocks of the weight gradient, at most: each then does several weights.
 _MOST_WEIGHTS = 2**20
@@ -28,7 +27,7 @@ def _register(op, slowness):
 
 @_register("conv2d", 6.0)
 def forward(p, x, w, b, z, y, scratch):
-    args = (x, w, b if b.size else None, z if z.size else None, out(y), *_sizes(p), _CODES[p.activation])
+    args = (x, w, b if b.size else None, z if z.size else None, out(y), *_sizes(p), ACTIVATIONS[p.activation])
     launch("direct.cu", "direct", *rectangle(p.ow, p.oh, p.n * p.o), args, REAL=REALS[p.dtype])
 
 

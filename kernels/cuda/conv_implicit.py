@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 
 from fastconv.kernels.cuda.launch import blocks, launch, out
+from fastconv.kernels.cuda.shapes import ACTIVATIONS
 from fastconv.registry import kernel
 
-_CODES = {"": 0, "relu": 1, "sigmoid": 2, "tanh": 3}
 _THREADS = 256
 _TILE_Q = 16
 
@@ -83,7 +83,7 @@ def _run(p, backwards, x, w, bias, z, y, scratch, u):
     args = (x, u, places, bias if bias.size else None, z if z.size else None, out(y), *sizes)
     grid = blocks(pixels, tiles["TILE_P"]), blocks(columns, tiles["TILE_O"])
     depth = (p.o if backwards else p.c) * p.kh * p.kw
-    rest = (columns, _row(columns), depth, _CODES[activation])
+    rest = (columns, _row(columns), depth, ACTIVATIONS[activation])
     launch("implicit.cu", "implicit", grid, (_THREADS,), (*args, *rest), **tiles)
 
 

@@ -2,10 +2,10 @@
 
 from fastconv.kernels.cuda import linear
 from fastconv.kernels.cuda.launch import MOST_YZ, blocks, launch, out
+from fastconv.kernels.cuda.shapes import ACTIVATIONS
 from fastconv.registry import kernel
 
 _THREADS = 256
-_CODES = {"": 0, "relu": 1, "sigmoid": 2, "tanh": 3}
 
 
 def _geometry(p, backwards):
@@ -67,7 +67,7 @@ def _run(p, backwards, m, x, w, bias, z, y, scratch, u):
     linear.product(weights, False, v, False, None, products, outputs, tiles, channels, batch=elements)
     grid = blocks(tiles, _THREADS), min(outputs, MOST_YZ)
     ends = (bias if bias.size else None, z if z.size else None, out(y))
-    code = 0 if backwards else _CODES[p.activation]
+    code = 0 if backwards else ACTIVATIONS[p.activation]
     args = (products, *ends, tiles, down, across, outputs, *out_size, code)
     launch("winograd.cu", "transform_output", grid, (_THREADS,), args, M=m)
 

@@ -38,16 +38,7 @@ gemm(const float* __restrict__ a, const float* __restrict__ b, const float* __re
             bring<B_BY_K, TILE>(part_b[part ^ 1], b, column, columns, k0 + TILE_K, depth, b_line);
             __pipeline_commit();
         }
-#pragma unroll
-        for (int k = 0; k < TILE_K; k++) {
-            float p[EACH], q[EACH];
-            pick<EACH>(p, part_a[part][k], to_m);
-            pick<EACH>(q, part_b[part][k], to_n);
-#pragma unroll
-            for (int r = 0; r < EACH; r++)
-#pragma unroll
-                for (int s = 0; s < EACH; s++) sum[r][s] = fmaf(p[r], q[s], sum[r][s]);
-        }
+        multiply(part_a[part], part_b[part], to_m, to_n, sum);
     }
 #pragma unroll
     for (int r = 0; r < EACH; r++) {

@@ -14,6 +14,8 @@
 
 #include <cuda_pipeline_primitives.h>
 
+#include "activation.cuh"
+
 #ifndef TILE_O
 #define TILE_O 128
 #define TILE_P 128
@@ -22,16 +24,6 @@
 #define THREADS 256
 // A thread's 8 × 8 results are four 4 × 4, half a tile apart, so that a warp reads whole lines of banks.
 #define ACROSS (TILE_P / 8)
-
-// Not inlined: there are 80 places that may call it, and compiling took seconds.
-static __device__ __noinline__ float activated(float x, int activation) {
-    if (activation == 1) return x < 0.0f ? 0.0f : x;
-    if (activation == 2) {
-        float e = expf(-fabsf(x));
-        return (x >= 0.0f ? 1.0f : e) / (1.0f + e);
-    }
-    return activation == 3 ? tanhf(x) : x;
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS, TILE_O == 64 ? 1 : 2)
 implicit(const float* __restrict__ x, const float* __restrict__ w, const int4* __restrict__ table,

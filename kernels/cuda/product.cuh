@@ -35,3 +35,19 @@ static __device__ __forceinline__ void pick(float* __restrict__ to, const float 
             *reinterpret_cast<float4*>(to + e) = *reinterpret_cast<const float4*>(&row[first + e * 16]);
     }
 }
+
+// sum[r][s] += Σ_k a[k][to_m …] · b[k][to_n …]: a part of the sum, of which a thread has HIGH × WIDE results.
+template <int HIGH, int WIDE, int A_LINE, int B_LINE>
+static __device__ __forceinline__ void multiply(const float (&a)[TILE_K][A_LINE], const float (&b)[TILE_K][B_LINE], int to_m,
+                                                int to_n, float (&sum)[HIGH][WIDE]) {
+#pragma unroll
+    for (int k = 0; k < TILE_K; k++) {
+        float p[HIGH], q[WIDE];
+        pick<HIGH>(p, a[k], to_m);
+        pick<WIDE>(q, b[k], to_n);
+#pragma unroll
+        for (int r = 0; r < HIGH; r++)
+#pragma unroll
+            for (int s = 0; s < WIDE; s++) sum[r][s] = fmaf(p[r], q[s], sum[r][s]);
+    }
+}

@@ -54,16 +54,7 @@ step(const float* __restrict__ zx, const float* __restrict__ u, const float* __r
             bring<0, COLUMNS>(part_u[part ^ 1], u, column, columns, k0 + TILE_K, h, line);
             __pipeline_commit();
         }
-#pragma unroll
-        for (int k = 0; k < TILE_K; k++) {
-            float p[EACH], q[4];
-            pick<EACH>(p, part_h[part][k], to_m);
-            pick<4>(q, part_u[part][k], to_n);
-#pragma unroll
-            for (int r = 0; r < EACH; r++)
-#pragma unroll
-                for (int s = 0; s < 4; s++) sum[r][s] = fmaf(p[r], q[s], sum[r][s]);
-        }
+        multiply(part_h[part], part_u[part], to_m, to_n, sum);
     }
 
     const int first = CELL == 2 ? column + to_n : (column + to_n) / 4;

@@ -1,8 +1,10 @@
-"""Grids and blocks that kernels share, and the C++ names of dtypes."""
+"""Grids and blocks that kernels share, the C++ names of dtypes, the numbers of activations."""
 
 from fastconv.kernels.cuda.launch import MOST_YZ, blocks
 
 REALS = {"float32": "float", "float64": "double"}
+# As activation.cuh and direct.cu number them.
+ACTIVATIONS = {"": 0, "relu": 1, "sigmoid": 2, "tanh": 3}
 _THREADS = 256
 
 

@@ -60,16 +60,7 @@ weight(const float* __restrict__ x, const float* __restrict__ gy, const int4* __
         // All have what they brought, and nobody still reads the other half.
         __syncthreads();
         if (p0 + TILE_K < end) bring_both(part ^ 1);
-#pragma unroll
-        for (int step = 0; step < TILE_K; step++) {
-            float p[EACH], q[EACH];
-            pick<EACH>(p, part_g[part][step], to_m);
-            pick<EACH>(q, part_x[part][step], to_n);
-#pragma unroll
-            for (int r = 0; r < EACH; r++)
-#pragma unroll
-                for (int s = 0; s < EACH; s++) sum[r][s] = fmaf(p[r], q[s], sum[r][s]);
-        }
+        multiply(part_g[part], part_x[part], to_m, to_n, sum);
     }
     float* to = parts + (size_t)blockIdx.z * o_count * q_count;
 #pragma unroll

@@ -6,6 +6,8 @@
 // transforms before and after. Tiles of all images are neighbours in memory, so that a warp reads and writes in lines.
 // Source: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks".
 
+#include "activation.cuh"
+
 #ifndef M
 #define M 2
 #endif
@@ -107,15 +109,6 @@ transform_input(const float* __restrict__ x, float* __restrict__ v, int tiles, i
 #pragma unroll
             for (int s = 0; s < A; s++) v[((size_t)(r * A + s) * k_count + k) * tiles + tile] = out[r][s];
     }
-}
-
-static __device__ __noinline__ float activated(float x, int activation) {
-    if (activation == 1) return x < 0.0f ? 0.0f : x;
-    if (activation == 2) {
-        float e = expf(-fabsf(x));
-        return (x >= 0.0f ? 1.0f : e) / (1.0f + e);
-    }
-    return activation == 3 ? tanhf(x) : x;
 }
 
 // y = activation(Aᵀ m A + bias + z), of the products m[element][o][tile]. y (n, m_count, oh, ow).

@@ -309,7 +309,6 @@ static void deadlock() {
 
 // ---- cp.async: the bytes are there once they have been waited for
 
-extern "C" void __tsan_read_range(void* address, unsigned long size);
 static Region* region_of(const char* address, uint64_t size);
 static void look(const void* address, unsigned size, bool write, bool atomic, const void* pc);
 
@@ -740,8 +739,6 @@ extern "C" unsigned cudaemu_line_size() { return sizeof(Line); }
 extern "C" const void* cudaemu_lines() { return lines.data(); }
 extern "C" uint64_t cudaemu_moved() { return moved_sectors; }
 extern "C" uint64_t cudaemu_compulsory() { return of_launch.size(); }
-extern "C" int cudaemu_aborted() { return aborted; }
 extern "C" uint64_t cudaemu_accesses() { return accesses; }
-extern "C" uint64_t cudaemu_shared_bytes() { return shared_size; }
 extern "C" const void* cudaemu_findings() { return findings.data(); }
 extern "C" unsigned cudaemu_finding_size() { return sizeof(Finding); }
