@@ -7,7 +7,7 @@ from report_samples import sample
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from fastconv.report import html, runs
 
@@ -109,10 +109,15 @@ def test_sorting_by_ratio(browser, pages):
     opened(browser, pages["one"])
     before = first_column(browser, "layer-table")
     head = browser.find_elements(By.CSS_SELECTOR, "#layer-table thead th")[-1]
-    head.click()
-    up = first_column(browser, "layer-table")
-    head.click()
-    down = first_column(browser, "layer-table")
+
+    def sorted_by_click(direction):
+        """Rows after a click, which the table answers later, in a task of its own."""
+        head.click()
+        WebDriverWait(browser, 10).until(lambda _: head.get_attribute("aria-sort") == direction)
+        return first_column(browser, "layer-table")
+
+    up = sorted_by_click("ascending")
+    down = sorted_by_click("descending")
     assert sorted(up) == sorted(down) == sorted(before)
     cells = "[...document.querySelectorAll('#layer-table tbody tr')].map(row => row.cells[row.cells.length - 1]"
     script = f"return {cells}.dataset.order)"
