@@ -12,8 +12,6 @@ from fastconv.cudaemu import CompileError, kernel_names, static
 from fastconv.kernels.cuda import builds, launch
 
 BUDGETS = json.loads((launch.HERE / "cuda_budgets.json").read_text(encoding="utf-8"))
-THREADS = 256
-
 PTXAS = """\
 ptxas info    : 77 bytes gmem
 ptxas info    : Compiling entry function 'first' for 'sm_80'
@@ -45,7 +43,7 @@ def test_every_build_is_inside_its_budget(file, compiler):
             assert usage.spilled == 0, at
             assert usage.registers <= budget["registers"], at
             assert usage.shared <= budget["shared"], at
-            assert static.occupancy(usage, THREADS, architecture)[0] >= budget["occupancy"], at
+            assert static.occupancy(usage, builds.threads(usage.kernel), architecture)[0] >= budget["occupancy"], at
 
 
 @pytest.mark.parametrize("build", builds.BUILDS["implicit.cu"], ids=str)

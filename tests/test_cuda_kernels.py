@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from cuda_bugs import BUGS
+from cuda_bugs import BUGS, FILES
 
 from fastconv import cudaemu, testing
 from fastconv.kernels.cuda import launch, pointwise
@@ -30,16 +30,6 @@ PAIRS = [
 ]
 GRID = [pytest.param(kernel, case, id=f"{kernel.name}-{case.name}") for kernel, case in PAIRS]
 FUNCTIONS = ("relu", "sigmoid", "tanh")
-# What of the files a module's kernels come to.
-FILES = {
-    "pool": ("pool.cu",),
-    "conv_implicit": ("implicit.cu",),
-    "conv_direct": ("direct.cu",),
-    "conv_weight": ("weight.cu",),
-    "conv_winograd": ("winograd.cu", "gemm.cu"),
-    "linear": ("gemm.cu",),
-    "rnn_steps": ("rnn.cu",),
-}
 
 
 def run_on(runner, kernel, problem, arrays, **made):
@@ -146,25 +136,20 @@ def test_pointwise(name, size, flavour):
     np.testing.assert_allclose(gx, gy * slope, rtol=1e-4, atol=2e-6)
 
 
-def exercised(runner, file):
-    """Whether kernels of the file are right on all small cases; Found if the checker finds something."""
-    with launch.running(runner):
-        if file == "pointwise.cu":
-            x, gy = (np.random.default_rng(k).standard_normal(1027).astype(np.float32) for k in (1, 2))
-            y, gx = np.empty_like(x), np.empty_like(x)
-            pointwise.activate("sigmoid", x, y)
-            pointwise.gradient("sigmoid", y, gy, gx)
-            s = activated("sigmoid", x.astype(np.float64))
-            return np.allclose(y, s, rtol=1e-5) and np.allclose(gx, gy * s * (1 - s), rtol=1e-3, atol=1e-6)
+def exercised(file):
+    """Whether what is in the file is right on all small cases; Found if the checker finds something."""
+    bugs = FILES[file]
+    if hasattr(bugs, "works"):
+        return bugs.works()
     for kernel, case in PAIRS:
-        if file not in FILES[kernel.run.__module__.rpartition(".")[2]]:
+        if kernel.run.__module__.rpartition(".")[2] not in bugs.MODULES:
             continue
         arrays = testing.inputs(kernel.op, case.problem)
         if "with_indices" in kernel.op:
             # Ties.
             arrays = tuple(np.round(array) for array in arrays)
         with np.errstate(all="ignore"):
-            outputs = run_on(runner, kernel, case.problem, arrays)
+            outputs = testing.poisoned_run(kernel, case.problem, arrays)
             if not testing.Oracle(kernel.op, case.problem, arrays).error(outputs) <= kernel.limit:
                 return False
     return True
@@ -172,16 +157,17 @@ def exercised(runner, file):
 
 @pytest.mark.parametrize("name", BUGS)
 def test_every_seeded_bug_is_found(name, tmp_path):
-    file, _, right, wrong = BUGS[name]
-    source = (launch.HERE / file).read_text(encoding="utf-8")
-    assert source.count(right) == 1
+    bug = BUGS[name]
+    source = (launch.HERE / bug.file).read_text(encoding="utf-8")
+    assert source.count(bug.right) == 1
     for path in launch.HERE.glob("*.cu*"):
         shutil.copy(path, tmp_path)
-    (tmp_path / file).write_text(source.replace(right, wrong), encoding="utf-8")
+    (tmp_path / bug.file).write_text(source.replace(bug.right, bug.wrong), encoding="utf-8")
     runner = launch.Emulated("check", "random", seed=2)
     runner.folder = tmp_path
     try:
-        found = not exercised(runner, "gemm.cu" if file == "product.cuh" else file)
+        with launch.running(runner):
+            found = not exercised(bug.of)
     except cudaemu.Found:
         found = True
     assert found
@@ -239,8 +225,7 @@ def test_pointwise_functions_move_what_they_must():
 
 
 def test_every_cuda_kernel_has_two_bugs():
-    # What is in the file that they share is counted with the product.
-    of_kernel = Counter(("gemm.cu" if file == "product.cuh" else file, kernel) for file, kernel, *_ in BUGS.values())
+    of_kernel = Counter((bug.of, bug.kernel) for bug in BUGS.values())
     for path in sorted(launch.HERE.glob("*.cu")):
         for kernel in cudaemu.kernel_names(path.read_text(encoding="utf-8")):
             assert of_kernel[path.name, kernel] >= 2, (path.name, kernel)

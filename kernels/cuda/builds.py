@@ -1,25 +1,28 @@
-"""How the .cu files are compiled: every set of defines that a launch may ask for."""
+"""How the .cu files are compiled: every set of defines that a launch may ask for, from the modules' BUILDS."""
 
-from itertools import product
+import importlib
+import pkgutil
 
-_REALS = [{"REAL": "float"}, {"REAL": "double"}]
-
-BUILDS: dict[str, list[dict[str, object]]] = {
-    "direct.cu": _REALS,
-    "gemm.cu": [
-        {"TILE": tile, "A_BY_K": a, "B_BY_K": b} for tile, (a, b) in product((64, 128), ((1, 1), (1, 0), (0, 0)))
-    ],
-    "implicit.cu": [{"TILE_O": o, "TILE_P": pixels, "TILE_Q": 16} for o, pixels in ((128, 128), (64, 256))],
-    "pointwise.cu": [{"FUNCTION": number} for number in (1, 2, 3)],
-    "pool.cu": _REALS,
-    "rnn.cu": [{"CELL": cell, "ROWS": rows} for cell, rows in product((0, 1, 2), (16, 64))],
-    "weight.cu": [{}],
-    "winograd.cu": [{"M": 2}, {"M": 4}],
-}
+from fastconv.kernels.cuda import __name__ as package
+from fastconv.kernels.cuda import __path__ as folder
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
+
+BUILDS: dict[str, list[dict[str, object]]] = {}
+# Threads of a block, for kernels that have other blocks than of 256.
+THREADS: dict[str, int] = {}
+for _info in pkgutil.iter_modules(folder):
+    if _info.name != "builds":
+        _module = importlib.import_module(f"{package}.{_info.name}")
+        BUILDS |= getattr(_module, "BUILDS", {})
+        THREADS |= getattr(_module, "THREADS", {})
 
 
 def name(file: str, defines: dict[str, object]) -> str:
     """What a build is called: gemm.cu TILE=64 …"""
     return " ".join([file, *(f"{key}={value}" for key, value in defines.items())])
+
+
+def threads(kernel: str) -> int:
+    """Threads of a block of the kernel."""
+    return THREADS.get(kernel, 256)

@@ -4,6 +4,8 @@ from fastconv.kernels.cuda.launch import blocks, launch, out
 from fastconv.kernels.cuda.shapes import ACTIVATIONS, REALS, rectangle
 from fastconv.registry import kernel
 
+BUILDS = {"direct.cu": [{"REAL": "float"}, {"REAL": "double"}]}
+
 _THREADS = 256
 # Blocks of the weight gradient, at most: each then does several weights.
 _MOST_WEIGHTS = 2**20

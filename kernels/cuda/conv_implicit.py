@@ -8,6 +8,8 @@ from fastconv.kernels.cuda.launch import blocks, launch, out
 from fastconv.kernels.cuda.shapes import ACTIVATIONS
 from fastconv.registry import kernel
 
+BUILDS = {"implicit.cu": [{"TILE_O": o, "TILE_P": pixels, "TILE_Q": 16} for o, pixels in ((128, 128), (64, 256))]}
+
 _THREADS = 256
 _TILE_Q = 16
 

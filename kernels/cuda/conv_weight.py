@@ -4,6 +4,8 @@ from fastconv.kernels.cuda.conv_implicit import table
 from fastconv.kernels.cuda.launch import MOST_YZ, blocks, device, launch, out
 from fastconv.registry import kernel
 
+BUILDS: dict[str, list[dict[str, object]]] = {"weight.cu": [{}]}
+
 _THREADS, _TILE, _TILE_K = 256, 64, 16
 # Fewest pixels of a share, so that a block's loop is longer than its ends.
 _FEWEST = 256

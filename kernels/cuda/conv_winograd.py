@@ -5,6 +5,8 @@ from fastconv.kernels.cuda.launch import MOST_YZ, blocks, launch, out
 from fastconv.kernels.cuda.shapes import ACTIVATIONS
 from fastconv.registry import kernel
 
+BUILDS = {"winograd.cu": [{"M": 2}, {"M": 4}]}
+
 _THREADS = 256
 
 

@@ -3,10 +3,16 @@
 y (m, o) = x wᵀ + b     gx (m, i) = gy w     gw (o, i) = gyᵀ x
 """
 
+from itertools import product as every
+
 import numpy as np
 
 from fastconv.kernels.cuda.launch import MOST_YZ, blocks, device, launch, out
 from fastconv.registry import kernel
+
+BUILDS = {
+    "gemm.cu": [{"TILE": tile, "A_BY_K": a, "B_BY_K": b} for tile, (a, b) in every((64, 128), ((1, 1), (1, 0), (0, 0)))]
+}
 
 _THREADS = 256
 

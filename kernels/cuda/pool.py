@@ -6,6 +6,8 @@ from fastconv.kernels.cuda.launch import launch, out
 from fastconv.kernels.cuda.shapes import REALS, rectangle
 from fastconv.registry import kernel
 
+BUILDS = {"pool.cu": [{"REAL": "float"}, {"REAL": "double"}]}
+
 
 def _sizes(p):
     return (p.n * p.c, p.h, p.w, p.oh, p.ow, p.kh, p.kw, *p.stride, p.padding[0], p.padding[2])

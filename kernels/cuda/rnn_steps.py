@@ -1,9 +1,13 @@
 """lstm, gru and rnn in evaluation, `steps`: one product for x of all steps (gemm.cu), then a kernel a step (rnn.cu)."""
 
+from itertools import product
+
 from fastconv.kernels.cuda import linear
 from fastconv.kernels.cuda.launch import MOST_YZ, blocks, launch, out
 from fastconv.problem import GATES
 from fastconv.registry import kernel
+
+BUILDS = {"rnn.cu": [{"CELL": cell, "ROWS": rows} for cell, rows in product((0, 1, 2), (16, 64))]}
 
 _THREADS, _COLUMNS = 256, 64
 _CODES = {"lstm": 0, "gru": 1, "rnn": 2}
