@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.device import array_module as array_module
+from fastconv.device import foreign, is_cupy
 from fastconv.memory import is_own
 
 if TYPE_CHECKING:
@@ -37,21 +39,22 @@ T = TypeVar("T")
 
 def is_array(x: object) -> bool:
     """Whether `x` is a NumPy or CuPy array."""
-    return isinstance(x, np.ndarray) or type(x).__module__ == "cupy"
-
-
-def array_module(x: object) -> Any:
-    """The module, numpy or cupy, that makes arrays like `x`."""
-    return sys.modules["cupy"] if type(x).__module__ == "cupy" else np
+    return isinstance(x, np.ndarray) or is_cupy(x)
 
 
 def array(x: Any, name: str = "input") -> Array:
-    """The array of a Tensor; an array as it is. TypeError for anything else names the argument `name`."""
+    """The array of a Tensor; an array as it is, of another library on a CUDA device as CuPy's over the same memory.
+
+    TypeError for anything else names the argument `name`.
+    """
     if isinstance(x, Variable):
         return x._array
     if is_array(x):
         return cast(Array, x)
-    raise TypeError(f"{name}={x!r:.60}: needs a NumPy array or a fastconv.Tensor, got {type(x).__name__}")
+    found = foreign(x)
+    if found is None:
+        raise TypeError(f"{name}={x!r:.60}: needs a NumPy array or a fastconv.Tensor, got {type(x).__name__}")
+    return cast(Array, found)
 
 
 class _Mode(threading.local):

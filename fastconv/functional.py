@@ -1,8 +1,9 @@
 """The array level: arrays in, arrays out, forward and gradients; nothing is recorded.
 
-NumPy arrays of float32 or float64, any strides, read-only or not; all arrays of a call have one dtype. Every function
-takes `algorithm`: "auto", or the name of one that `fastconv.registry.kernels(op)` lists. Sizes and argument rules are
-torch.nn's (see fastconv.problem), and padding may also be "same" (TensorFlow's rule, strided too), "valid" or, for
+NumPy arrays of float32 or float64, any strides, read-only or not; or CuPy arrays and those of other libraries on a CUDA
+device, of which CuPy arrays come. All arrays of a call have one dtype and are on one device. Every function takes
+`algorithm`: "auto", or the name of one that `fastconv.registry.kernels(op, backend)` lists. Sizes and argument rules
+are torch.nn's (see fastconv.problem), and padding may also be "same" (TensorFlow's rule, strided too), "valid" or, for
 convolution, (top, bottom, left, right).
 
 Raises ValueError or TypeError that names the argument, its value and what is allowed; Unsupported when a named
@@ -14,13 +15,14 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from fastconv import device
 from fastconv import problem as problems
 from fastconv.memory import SMALLEST, block, empty
 from fastconv.problem import (
@@ -41,18 +43,47 @@ _KEPT_SCRATCH = 32 * 2**20
 
 
 def _checked(**arrays: object) -> str:
-    """The common dtype of the named arrays; TypeError if one is not a NumPy array or differs."""
+    """The common dtype of the named arrays; TypeError if one is no array, of another dtype or on another device."""
+    on_device = False
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-            raise TypeError(f"{name}: needs a NumPy array without a mask, got {type(array).__name__}")
+            if not device.is_cupy(array):
+                kinds = "a NumPy array without a mask or a CuPy array"
+                raise TypeError(f"{name}: needs {kinds}, got {type(array).__name__}")
+            on_device = True
+    if on_device:
+        device.check_together(arrays)
     return problems.same_dtype(**arrays)
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _adopting(function: _F) -> _F:
+    """The function, taking arrays of other libraries on a CUDA device too."""
+
+    @wraps(function)
+    def adopted(*args: Any, **kwargs: Any) -> Any:
+        return function(*map(_adopt, args), **{name: _adopt(value) for name, value in kwargs.items()})
+
+    return cast(_F, adopted)
+
+
+def _adopt(value: Any) -> Any:
+    if value is None or isinstance(value, (np.ndarray, int, str, tuple)):
+        return value
+    found = device.foreign(value)
+    return value if found is None else found
 
 
 def prepared(array: Array) -> Array:
     """`array` as kernels take it: C-contiguous, aligned, and of a type Numba need not compile again for."""
-    flags = array.flags
-    if type(array) is np.ndarray and flags.c_contiguous and flags.aligned and flags.writeable:
-        return array
+    if type(array) is np.ndarray:
+        flags = array.flags
+        if flags.c_contiguous and flags.aligned and flags.writeable:
+            return array
+    elif device.is_cupy(array):
+        return cast(Array, device.prepared(array))
     array = np.require(array, requirements=("C", "A"))
     if not array.flags.writeable and array.size:
         # Numba compiles a second version for read-only arrays. Kernels never write to inputs, so alias it instead.
@@ -111,7 +142,9 @@ class Kept:
         made = self._made.get(kernel.name)
         if made is None:
             assert kernel.prepare is not None
-            made = aligned(kernel.prepared(problem), problem.dtype)
+            elements = kernel.prepared(problem)
+            on_device = kernel.backend == "cuda"
+            made = device.cupy().empty(elements, problem.dtype) if on_device else aligned(elements, problem.dtype)
             kernel.prepare(problem, *weights, made)
             self._made[kernel.name] = made
         return made
@@ -151,20 +184,22 @@ def output_shapes(op: str, problem: Problem) -> list[tuple[tuple[int, ...], str]
     return [shapes[name] for name in OPS[op].outputs]
 
 
+def _wanted_shapes(op: str, problem: Problem, unwanted: frozenset[str]) -> list[tuple[tuple[int, ...], str]]:
+    """`output_shapes`, of no elements for those that nobody wants."""
+    shapes = zip(OPS[op].outputs, output_shapes(op, problem), strict=True)
+    return [((0,) if name in unwanted else shape, dtype) for name, (shape, dtype) in shapes]
+
+
 class Bound:
-    """A kernel and a problem, and what of a call depends on nothing else."""
+    """A CPU kernel and a problem, and what of a call depends on nothing else."""
 
     __slots__ = ("empty", "kernel", "nbytes", "none", "outputs", "problem", "run", "simple", "weights")
 
     def __init__(self, kernel: Kernel, problem: Problem, unwanted: frozenset[str] = frozenset()) -> None:
         self.kernel, self.problem = kernel, problem
-        shapes = [
-            ((0,) if name in unwanted else shape, dtype)
-            for name, (shape, dtype) in zip(OPS[kernel.op].outputs, output_shapes(kernel.op, problem), strict=True)
-        ]
         self.outputs = [
             (np.empty if prod(shape) * np.dtype(dtype).itemsize < SMALLEST else empty, shape, np.dtype(dtype))
-            for shape, dtype in shapes
+            for shape, dtype in _wanted_shapes(kernel.op, problem, unwanted)
         ]
         self.none = _NO_ELEMENTS[problem.dtype]
         # No images: nothing to do, and a sum over nothing is zero.
@@ -212,8 +247,13 @@ _NO_ELEMENTS = {dtype: np.empty(0, dtype) for dtype in problems.DTYPES}
 
 
 @lru_cache(maxsize=4096)
-def bound(kernel: Kernel, problem: Problem, unwanted: frozenset[str] = frozenset()) -> Bound:
-    """The kernel bound to the problem; outputs that are unwanted have no elements, and the kernel leaves them out."""
+def bound(kernel: Kernel, problem: Problem, unwanted: frozenset[str] = frozenset()) -> Any:
+    """The kernel bound to the problem; outputs that are unwanted have no elements, and the kernel leaves them out.
+
+    A Bound, or for a CUDA kernel a device.Bound, which is called in the same way.
+    """
+    if kernel.backend == "cuda":
+        return device.Bound(kernel, problem, _wanted_shapes(kernel.op, problem, unwanted))
     return Bound(kernel, problem, unwanted)
 
 
@@ -224,8 +264,9 @@ def run(
 
     kept: where what the kernel prepares of w stays for the next call; None if it need not.
     """
-    chosen = bound(choose(op, problem, algorithm, kept=kept is not None), problem)
-    return chosen(tuple([chosen.none if array is None else prepared(array) for array in inputs]), kept)
+    chosen = bound(choose(op, problem, algorithm, device.backend(inputs[0]), kept=kept is not None), problem)
+    given = tuple([chosen.none if array is None else prepared(array) for array in inputs])
+    return cast("tuple[Array, ...]", chosen(given, kept))
 
 
 def _expect(name: str, array: Array, shape: tuple[int, ...]) -> None:
@@ -271,6 +312,7 @@ def conv2d_problem(
     return p
 
 
+@_adopting
 def conv2d(
     x: Array,
     w: Array,
@@ -295,6 +337,7 @@ def conv2d(
     return run("conv2d", p, algorithm, x, w, b, z, kept=kept)[0]
 
 
+@_adopting
 def conv2d_grad_input(
     input_size: tuple[int, ...],
     w: Array,
@@ -319,6 +362,7 @@ def conv2d_grad_input(
     return run("conv2d_grad_input", p, algorithm, gy, w)[0]
 
 
+@_adopting
 def conv2d_grad_weight(
     x: Array,
     weight_size: tuple[int, ...],
@@ -353,6 +397,7 @@ def max_pool2d_problem(
     )
 
 
+@_adopting
 def max_pool2d(
     x: Array,
     kernel_size: IntPair,
@@ -371,6 +416,7 @@ def max_pool2d(
     return run("max_pool2d", p, algorithm, x)[0]
 
 
+@_adopting
 def max_pool2d_with_indices(
     x: Array,
     kernel_size: IntPair,
@@ -390,6 +436,7 @@ def max_pool2d_with_indices(
     return y, indices
 
 
+@_adopting
 def max_pool2d_grad(
     x: Array,
     gy: Array,
@@ -434,6 +481,7 @@ def avg_pool2d_problem(
     )
 
 
+@_adopting
 def avg_pool2d(
     x: Array,
     kernel_size: IntPair,
@@ -455,6 +503,7 @@ def avg_pool2d(
     return run("avg_pool2d", p, algorithm, x)[0]
 
 
+@_adopting
 def avg_pool2d_grad(
     input_size: tuple[int, ...],
     gy: Array,
@@ -485,6 +534,7 @@ def linear_problem(x: Array, w: Array, b: Array | None) -> LinearProblem:
     return p
 
 
+@_adopting
 def linear(x: Array, w: Array, b: Array | None = None, *, algorithm: str = "auto", kept: Kept | None = None) -> Array:
     """y = x wᵀ + b. x (M, in), w (out, in), b (out) -> y (M, out).
 
@@ -493,6 +543,7 @@ def linear(x: Array, w: Array, b: Array | None = None, *, algorithm: str = "auto
     return run("linear", linear_problem(x, w, b), algorithm, x, w, b, kept=kept)[0]
 
 
+@_adopting
 def linear_grad_input(w: Array, gy: Array, *, algorithm: str = "auto") -> Array:
     """gx = gy w, the gradient of Σ gy·linear(x, w) with respect to x. w (out, in), gy (M, out) -> gx (M, in)."""
     dtype = _checked(w=w, gy=gy)
@@ -503,6 +554,7 @@ def linear_grad_input(w: Array, gy: Array, *, algorithm: str = "auto") -> Array:
     return run("linear_grad_input", p, algorithm, gy, w)[0]
 
 
+@_adopting
 def linear_grad_weight(x: Array, gy: Array, *, algorithm: str = "auto") -> Array:
     """gw = gyᵀ x, the gradient of Σ gy·linear(x, w) with respect to w. x (M, in), gy (M, out) -> gw (out, in)."""
     dtype = _checked(x=x, gy=gy)
@@ -554,11 +606,14 @@ def _recurrent_problem(
     if lengths is not None:
         if lengths.dtype != np.int64 or lengths.shape != (problem.b,):
             raise ValueError(f"lengths={lengths.dtype} {lengths.shape}: needs int64 of shape ({problem.b},)")
+        if device.is_cupy(x):
+            device.check_together({"x": x, "lengths": lengths})
         if lengths.size and not 0 <= lengths.min() <= lengths.max() <= problem.t:
             raise ValueError(f"lengths={lengths.min()} to {lengths.max()}: needs 0 to {problem.t}")
     return problem
 
 
+@_adopting
 def lstm(
     x: Array,
     w_ih: Array,
@@ -589,6 +644,7 @@ def lstm(
     return y, hn, cn
 
 
+@_adopting
 def gru(
     x: Array,
     w_ih: Array,
@@ -614,6 +670,7 @@ def gru(
     return y, hn
 
 
+@_adopting
 def rnn(
     x: Array,
     w_ih: Array,
@@ -641,6 +698,7 @@ def rnn(
 def _recur(p: RecurrentProblem, algorithm: str, kept: Kept | None, *inputs: Array | None) -> tuple[Array, ...]:
     """The kernel's (y, h, c); of no steps, no outputs and the states as they were."""
     if p.t == 0:
-        states = [np.zeros(p.state_shape, p.dtype) if a is None else a.copy() for a in inputs[6:8]]
-        return np.zeros(p.output_shape, p.dtype), *states
+        xp = device.array_module(inputs[0])
+        states = [xp.zeros(p.state_shape, p.dtype) if a is None else a.copy() for a in inputs[6:8]]
+        return xp.zeros(p.output_shape, p.dtype), *states
     return run(p.cell, p, algorithm, *inputs, kept=kept)

@@ -1,7 +1,7 @@
 """Time and check kernels: the numbers behind explain, the comparison tables and the benchmarks.
 
 Contenders run in turn, A B C A B C …, so that drift of the machine meets all alike; times are medians with quartiles;
-the error is that of the very output that was timed.
+the error is that of the very output that was timed. On a CUDA device times are those between two of its events.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import quantiles
 
-from fastconv import functional, machine, testing, threads
+from fastconv import device, functional, machine, testing, threads
 from fastconv.functional import Array
 from fastconv.problem import Problem, itemsize
 from fastconv.registry import OPS, Kernel, allowed_limit, choose_and_say, kernels, predicted
@@ -80,6 +80,41 @@ class _Call:
             return time.perf_counter() - start
 
 
+class _DeviceCall:
+    """A CUDA kernel, as `_Call` is a CPU kernel; the seconds are those between two events of the device."""
+
+    def __init__(self, kernel: Kernel, problem: Problem, arrays: tuple[Array, ...], kept: bool) -> None:
+        self.kernel = kernel
+        xp = device.cupy()
+        given = tuple(xp.asarray(array) for array in arrays)
+        call = functional.bound(kernel, problem)
+        made = {}
+        if kept and kernel.prepare is not None:
+            made["u"] = xp.empty(kernel.prepared(problem), problem.dtype)
+            op = OPS[kernel.op]
+            kernel.prepare(problem, *(given[op.inputs.index(name)] for name in op.weights), made["u"])
+        self.outputs = tuple(y.get() for y in call.compute(given, **made))
+        self._run = partial(call.compute, given, **made)
+
+    def __call__(self) -> float:
+        cuda = device.cupy().cuda
+        start, end = cuda.Event(), cuda.Event()
+        start.record()
+        self._run()
+        end.record()
+        end.synchronize()
+        return float(cuda.get_elapsed_time(start, end)) / 1e3
+
+
+def _call(kernel: Kernel, problem: Problem, arrays: tuple[Array, ...], kept: bool) -> _Call | _DeviceCall:
+    return (_DeviceCall if kernel.backend == "cuda" else _Call)(kernel, problem, arrays, kept)
+
+
+def _peak(backend: str, dtype: str) -> float:
+    """Flop/s: of the CPU as measured now, of a CUDA device as computed."""
+    return device.peak(dtype) if backend == "cuda" else machine.fma_rate(dtype, seconds=0.0)
+
+
 def race(
     contenders: Sequence[Kernel], problem: Problem, seconds: float = 0.3, seed: int = 0, kept: bool = False
 ) -> dict[str, float | None]:
@@ -117,7 +152,8 @@ def compare(
     tick: Callable[[], None] = lambda: None,
     kept: bool = False,
 ) -> list[Measurement]:
-    """Measure kernels of one operation on one problem, in turn, for about `seconds` each and at least five rounds.
+    """Measure kernels of one operation and backend on one problem, in turn, for about `seconds` each and at least
+    five rounds.
 
     `tick` is called after each kernel's first call, which may compile. kept: kernels that prepare the weights are
     timed with prepared ones, as a layer in evaluation runs them.
@@ -127,10 +163,10 @@ def compare(
     arrays = testing.inputs(contenders[0].op, problem, seed)
     calls = []
     for kernel in contenders:
-        calls.append(_Call(kernel, problem, arrays, kept))
+        calls.append(_call(kernel, problem, arrays, kept))
         tick()
     times: list[list[float]] = [[] for _ in calls]
-    peaks = [machine.fma_rate(problem.dtype, seconds=0.0)]
+    peaks = [_peak(contenders[0].backend, problem.dtype)]
     busy = list(range(len(calls)))
     spent = [0.0] * len(calls)
     while busy:
@@ -138,7 +174,7 @@ def compare(
             times[k].append(calls[k]())
             spent[k] += times[k][-1]
         busy = [k for k in busy if len(times[k]) < _FEWEST or (spent[k] < seconds and len(times[k]) < _MOST)]
-    peaks.append(machine.fma_rate(problem.dtype, seconds=0.0))
+    peaks.append(_peak(contenders[0].backend, problem.dtype))
     results = []
     for call, taken in zip(calls, times, strict=True):
         kernel = call.kernel
@@ -181,21 +217,22 @@ class Explanation:
 
 
 def explain_problem(
-    problem: Problem, ops: Sequence[str], algorithm: str, measured: bool, kept: bool = False
+    problem: Problem, ops: Sequence[str], algorithm: str, measured: bool, kept: bool = False, backend: str = "cpu"
 ) -> Explanation:
     """See fastconv.explain; `algorithm` is the one that a layer names for its forward operation.
 
     kept: whether the layer keeps what the forward kernel prepares of the weights.
     """
-    peak = machine.fma_rate(problem.dtype)
+    on_device = backend == "cuda"
+    peak = device.peak(problem.dtype) if on_device else machine.fma_rate(problem.dtype)
     candidates = []
     for op in ops:
         backwards = "_grad" in op
         keeps = kept and not backwards
-        chosen, why = choose_and_say(op, problem, "auto" if backwards else algorithm, "cpu", keeps)
-        able = [kernel for kernel in kernels(op) if kernel.unsupported(problem) is None]
+        chosen, why = choose_and_say(op, problem, "auto" if backwards else algorithm, backend, keeps)
+        able = [kernel for kernel in kernels(op, backend) if kernel.unsupported(problem) is None]
         results = {m.kernel.name: m for m in compare(able, problem, kept=keeps)} if measured and problem.flops else {}
-        for kernel in kernels(op):
+        for kernel in kernels(op, backend):
             reason = kernel.unsupported(problem)
             candidate = Candidate(kernel, False, reason, 0.0, 0, None)
             if reason is None:
@@ -210,7 +247,7 @@ def explain_problem(
                     kept_bytes(kernel, problem) if keeps else 0,
                 )
             candidates.append(candidate)
-    return Explanation(problem, tuple(candidates), machine.machine().line())
+    return Explanation(problem, tuple(candidates), device.line() if on_device else machine.machine().line())
 
 
 HEADERS = (

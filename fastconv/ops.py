@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 
 from fastconv.autograd import Array, Gradient, T, Variable, array, array_module, is_array, record
+from fastconv.device import moved, name_of
 
 Dims: TypeAlias = "int | Sequence[int] | None"
 
@@ -270,6 +271,16 @@ def cast_to(x: T, dtype: Any) -> T:
     """A copy of `x` as `dtype`; its gradient returns as x's dtype, and there is none if `dtype` is no float."""
     y = array(x).astype(dtype)
     return record(x, y, (x, fit(x))) if y.dtype.kind == "f" else record(x, y)
+
+
+def move_to(x: T, device: str) -> T:
+    """`x` on a device, itself if it is there; its gradient returns to where x is."""
+    a = array(x)
+    y = moved(a, device)
+    if y is a:
+        return x
+    back = name_of(a)
+    return record(x, y, (x, lambda g: cast(Array, moved(g, back))))
 
 
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:

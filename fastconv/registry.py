@@ -180,14 +180,15 @@ class use:  # noqa: N801 - called like a function, as torch.no_grad is
     """Let the named kernels serve their operations wherever `algorithm` is "auto", or let "auto" measure.
 
     `use("conv2d/direct", "max_pool2d/naive")` holds from the call on, in this thread or task; as a context manager
-    until the block ends. `use()` names nothing: every operation is chosen automatically again, and nothing is
+    until the block ends. "conv2d/implicit/cuda" names it for CuPy arrays alone, "…/cpu" for NumPy's; without a backend
+    it is for both. `use()` names nothing: every operation is chosen automatically again, and nothing is
     measured. A named kernel that cannot do a problem raises Unsupported; it is never replaced.
 
     `use(measure=True)` leaves the names as they are. From then on, the first time that a problem is chosen
-    automatically, the kernels that can do it within the precision are timed on random data of its sizes, for some
-    tenths of a second, and the fastest serves it. What was measured is remembered, on disk too: on this CPU and with
-    these kernel sources it is chosen at once, by later processes as well, and whether they measure or not. A number of
-    threads and weights that are kept prepared are measured for themselves.
+    automatically on the CPU, the kernels that can do it within the precision are timed on random data of its sizes,
+    for some tenths of a second, and the fastest serves it. What was measured is remembered, on disk too: on this CPU
+    and with these kernel sources it is chosen at once, by later processes as well, and whether they measure or not. A
+    number of threads and weights that are kept prepared are measured for themselves.
     """
 
     def __init__(self, *names: str, measure: bool | None = None) -> None:
@@ -195,12 +196,16 @@ class use:  # noqa: N801 - called like a function, as torch.no_grad is
         for name in names:
             op, _, rest = name.partition("/") if isinstance(name, str) else ("", "", "")
             algorithm, _, backend = rest.partition("/")
-            known = op in OPS and algorithm in {k.algorithm for k in kernels(op)}
-            # There is no way yet from an array to the CUDA kernels.
-            if not known or backend not in ("", "cpu") or name.endswith("/"):
-                available = ", ".join(f"{k.op}/{k.algorithm}" for k in kernels(op if op in OPS else None))
+            # CUDA's kernels are only looked at where the CPU has none of that name.
+            backends = [backend] if backend in BACKENDS else [] if backend else BACKENDS
+            known = op in OPS and any(algorithm in {k.algorithm for k in kernels(op, one)} for one in backends)
+            if not known or name.endswith("/"):
+                shown = BACKENDS if backend == "" else ("cuda",) if backend == "cuda" else ("cpu",)
+                every = [k for one in shown for k in kernels(op if op in OPS else None, one)]
+                available = ", ".join(dict.fromkeys(f"{k.op}/{k.algorithm}" for k in every))
                 raise ValueError(f"name={name!r}: needs op/algorithm, one of {available}")
-            chosen[op] = algorithm
+            for one in [backend] if backend else BACKENDS:
+                chosen[f"{op}/{one}"] = algorithm
         measures = _measures.get() and bool(names) if measure is None else boolean("measure", measure)
         self._tokens: tuple[Token[Mapping[str, str]], Token[bool]] = (_named.set(chosen), _measures.set(measures))
 
@@ -213,7 +218,7 @@ class use:  # noqa: N801 - called like a function, as torch.no_grad is
 
 
 # The largest error limit that "auto" may choose, in the units of fastconv.testing.error.
-PRECISIONS: Mapping[str, float] = {"strict": 1.0, "default": 3.0, "fast": float("inf")}
+PRECISIONS: Mapping[str, float] = {"strict": 1.0, "default": 3.0, "fast": 100.0}
 
 _precision: ContextVar[str] = ContextVar("fastconv_precision", default="default")
 
@@ -222,7 +227,8 @@ class precision:  # noqa: N801 - called like a function, as torch.no_grad is
     """How much rounding the automatic choice may accept, from the call on or until the `with` block ends.
 
     "strict": kernels that round no worse than a plain sum, F(2×2) among them; "default": also Winograd's F(4×4);
-    "fast": every kernel, F(6×6) too. Named algorithms are not affected. ValueError for another name.
+    "fast": also F(6×6). Tensor cores, which round inputs to 11 bits and fewer, must be named. Named algorithms are not
+    affected. ValueError for another name.
     """
 
     def __init__(self, name: str) -> None:
@@ -269,7 +275,7 @@ def choose_and_say(op: str, problem: Problem, algorithm: str, backend: str, kept
         )
     if algorithm != "auto":
         return _named_kernel(op, problem, algorithm, backend), "named"
-    algorithm = _named.get().get(op, "auto")
+    algorithm = _named.get().get(f"{op}/{backend}", "auto")
     if algorithm != "auto":
         return _named_kernel(op, problem, algorithm, backend), "used"
     return _automatic(op, problem, backend, kept, allowed_limit(), threads.get_num_threads(), _measures.get())
@@ -293,7 +299,9 @@ def _automatic(
 ) -> tuple[Kernel, str]:
     able = [k for k in kernels(op, backend) if k.unsupported(problem) is None and k.limit <= limit]
     key = choices.problem_key(op, problem, team, kept)
-    if measures and problem.flops and len(able) > 1:
+    if not able:
+        raise Unsupported(f"{op} on {backend}: no kernel can do {problem} within the precision allowed here")
+    if measures and backend == "cpu" and problem.flops and len(able) > 1:
         _measure_once(key, able, problem, kept)
     seconds = choices.recall(key)
     timed = [(taken, k.name, k) for k in able if (taken := seconds.get(k.name)) is not None]
@@ -352,18 +360,29 @@ def operations(problem: Problem) -> list[str]:
 
 
 def explain(
-    target: Any, x: Any = None, *, measure: bool = False, ops: Iterable[str] | None = None, kept: bool | None = None
+    target: Any,
+    x: Any = None,
+    *,
+    measure: bool = False,
+    ops: Iterable[str] | None = None,
+    kept: bool | None = None,
+    backend: str | None = None,
 ) -> Explanation:
     """Every candidate kernel for a problem, or for a layer and its input, and which one is chosen and why.
 
     `target` is a Problem, or a layer with `.problem(x)`; `x` is the layer's input. kept: whether prepared weights are
-    kept; None: as the layer does, in evaluation. Printed, the result is a table with the choice and its reason (the
-    layer named it, `use` did, it was measured, a tuned model predicts it, or the model as shipped), predicted time,
-    scratch memory, kept memory and, with measure=True, measured time, GFLOP/s, share of the machine's measured FMA peak
-    and error against float64. A kernel that cannot do the problem is listed with the reason.
+    kept; None: as the layer does, in evaluation. backend: "cpu" or "cuda"; None: that of x, else "cpu". Printed, the
+    result is a table with the choice and its reason (the layer named it, `use` did, it was measured, a tuned model
+    predicts it, or the model as shipped), predicted time, scratch memory, kept memory and, with measure=True, measured
+    time, GFLOP/s, share of the CPU's measured or the device's computed peak, and error against float64. A kernel that
+    cannot do the problem is listed with the reason. RuntimeError for "cuda" without a device.
     """
+    from fastconv import device
     from fastconv.measure import explain_problem
 
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: needs one of {', '.join(BACKENDS)}")
+    backend = backend or device.backend(getattr(x, "_array", x))
     algorithm, shown = "auto", None
     if isinstance(target, Problem):
         problem = target
@@ -379,4 +398,4 @@ def explain(
     chosen = list(ops if ops is not None else able if shown is None else [op for op in shown if op in able])
     if not chosen or any(op not in able for op in chosen):
         raise ValueError(f"ops={ops!r}: needs some of {', '.join(able)}")
-    return explain_problem(problem, chosen, algorithm, measured=measure, kept=bool(kept))
+    return explain_problem(problem, chosen, algorithm, measured=measure, kept=bool(kept), backend=backend)

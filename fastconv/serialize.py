@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from fastconv.autograd import Array
+from fastconv.device import moved
 from fastconv.nn.module import Module
 from fastconv.tensors import Tensor
 
@@ -34,9 +35,9 @@ def _path(path: Any) -> str:
 def _savable(name: Any, value: Any) -> Array:
     if not isinstance(name, str):
         raise TypeError(f"obj: key {name!r} needs to be a str, got {type(name).__name__}")
-    array = value._array if isinstance(value, Tensor) else value
+    array = moved(value._array if isinstance(value, Tensor) else value, "cpu")
     if not isinstance(array, (np.ndarray, np.generic)):
-        raise TypeError(f"obj[{name!r}]: needs a NumPy array or a Tensor, got {type(value).__name__}")
+        raise TypeError(f"obj[{name!r}]: needs an array or a Tensor, got {type(value).__name__}")
     if array.dtype.name not in DTYPES:
         raise TypeError(f"obj[{name!r}]: dtype {array.dtype} is not supported, needs one of {', '.join(DTYPES)}")
     # safetensors copies memory as it lies: C order and this machine's bytes.

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import autograd, ops, views
+from fastconv import device as device_module
 from fastconv.autograd import Array, Variable, array_module, is_array
 
 
@@ -21,6 +22,8 @@ def adopt(data: Any, dtype: npt.DTypeLike | None = None) -> Array:
         data = data._array
     if is_array(data):
         found = cast(Array, data)
+    elif (taken := device_module.foreign(data)) is not None:
+        found = taken
     else:
         found = np.asarray(data)
         if dtype is None and found.dtype == np.float64 and not isinstance(data, np.generic):
@@ -121,14 +124,39 @@ class Tensor(Variable):
         """The tensor itself if its memory is in C order, else a copy that is."""
         return self if self._array.flags.c_contiguous else self.clone()
 
-    def to(self, dtype: npt.DTypeLike) -> Tensor:
-        """The tensor as `dtype`: itself if it is so already, else a copy, recorded if `dtype` is a float."""
-        return self if self.dtype == dtype else ops.cast_to(self, dtype)
+    def to(self, *target: Any, device: str | None = None, dtype: npt.DTypeLike | None = None) -> Tensor:
+        """The tensor on a device and as a dtype, given in any order or by name: itself if it is so already.
+
+        A copy is recorded if its dtype is a float. device: "cpu", "cuda" or "cuda:0" with a number, else ValueError;
+        RuntimeError if there is no CUDA device.
+        """
+        for one in target:
+            if isinstance(one, str) and one.startswith(("cpu", "cuda")):
+                device = one
+            else:
+                dtype = one
+        found = self if dtype is None or self.dtype == dtype else ops.cast_to(self, dtype)
+        return found if device is None else ops.move_to(found, device)
+
+    def cuda(self, device: int | None = None) -> Tensor:
+        """The tensor on the current CUDA device or the one of this number; see `to`."""
+        return self.to("cuda" if device is None else f"cuda:{device}")
+
+    def cpu(self) -> Tensor:
+        """The tensor in main memory; see `to`."""
+        return self.to("cpu")
+
+    @property
+    def device(self) -> str:
+        """Where its array is: "cpu", or "cuda:0" with the device's number."""
+        return device_module.name_of(self._array)
 
     def numpy(self) -> Array:
-        """The array itself, sharing memory; RuntimeError if the tensor requires a gradient."""
+        """The array itself, sharing memory. RuntimeError if the tensor requires a gradient, TypeError on a device."""
         if self.requires_grad:
             raise RuntimeError("numpy() on a Tensor that requires grad; use tensor.detach().numpy()")
+        if device_module.is_cupy(self._array):
+            raise TypeError(f"numpy() on a Tensor on {self.device}; use tensor.cpu() first")
         return self._array
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
@@ -171,7 +199,7 @@ class Tensor(Variable):
         return format(self.item(), spec) if not self.ndim else format(str(self), spec)
 
     def __repr__(self) -> str:
-        a = self._array
+        a = device_module.moved(self._array, "cpu")
         options: dict[str, Any] = {"precision": 4}
         if a.dtype.kind == "f":
             finite = a[np.isfinite(a)]
@@ -182,6 +210,8 @@ class Tensor(Variable):
             text += f", size={a.shape}"
         if a.dtype not in (np.float32, np.int64, np.bool_):
             text += f", dtype={a.dtype}"
+        if self.device != "cpu":
+            text += f", device='{self.device}'"
         return f"tensor({text}{', requires_grad=True' if self.requires_grad else ''})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:

@@ -119,7 +119,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     [
         ([1, 2], "obj=[1, 2]"),
         (np.ones(2), "obj="),
-        ({"a": [1.0]}, "obj['a']: needs a NumPy array or a Tensor, got list"),
+        ({"a": [1.0]}, "obj['a']: needs an array or a Tensor, got list"),
         ({1: np.ones(2)}, "key 1"),
         ({"a": np.array(["x"], object)}, "obj['a']: dtype object"),
         ({"a": np.ones(2, complex)}, "obj['a']: dtype complex128"),

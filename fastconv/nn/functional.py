@@ -313,16 +313,17 @@ def _adaptive(input: Any, size: OutputSize) -> tuple[Array, list[Windows], tuple
 def _means(a: Array, windows: Windows, axis: int) -> Array:
     """The mean of every window along `axis`."""
     a = a.swapaxes(0, axis)
-    return np.stack([a[start:end].mean(axis=0) for start, end in windows]).swapaxes(0, axis)
+    means = array_module(a).stack([a[start:end].mean(axis=0) for start, end in windows])
+    return cast(Array, means.swapaxes(0, axis))
 
 
 def _means_grad(g: Array, windows: Windows, axis: int, size: int) -> Array:
     """The gradient of _means: each window's share goes to all of its elements."""
     g = g.swapaxes(0, axis)
-    gx = np.zeros((size, *g.shape[1:]), g.dtype)
+    gx = array_module(g).zeros((size, *g.shape[1:]), g.dtype)
     for share, (start, end) in zip(g, windows, strict=True):
         gx[start:end] += share / (end - start)
-    return gx.swapaxes(0, axis)
+    return cast(Array, gx.swapaxes(0, axis))
 
 
 def adaptive_avg_pool2d(input: T, output_size: OutputSize) -> T:
@@ -352,39 +353,40 @@ def adaptive_max_pool2d(input: T, output_size: OutputSize, return_indices: bool 
     boolean("return_indices", return_indices)
     x = _shaped(a, image_shape(a))
     n, c, height, width = x.shape
-    y = np.empty((n, c, len(rows), len(columns)), x.dtype)
-    indices = np.empty(y.shape, np.int64)
+    xp = array_module(x)
+    y = xp.empty((n, c, len(rows), len(columns)), x.dtype)
+    indices = xp.empty(y.shape, np.int64)
     for i, (top, bottom) in enumerate(rows):
         for j, (left, right) in enumerate(columns):
             # The kernel's own rule for ties and NaN, one window at a time.
             best, at = functional.max_pool2d_with_indices(x[..., top:bottom, left:right], (bottom - top, right - left))
             y[..., i, j] = best[..., 0, 0]
-            r, s = np.divmod(at[..., 0, 0], right - left)
+            r, s = at[..., 0, 0] // (right - left), at[..., 0, 0] % (right - left)
             indices[..., i, j] = (top + r) * width + left + s
     small = (*a.shape[:-3], *y.shape[1:])
     # A copy of the indices, because the gradient still needs them when the caller may have changed them.
     into = indices.reshape(n * c, len(rows) * len(columns)).copy()
 
     def gradient(g: Array) -> Array:
-        gx = np.zeros((n * c, height * width), g.dtype)
+        gx = xp.zeros((n * c, height * width), g.dtype)
         # Windows overlap, so one element may be the maximum of several.
-        np.add.at(gx, (np.arange(n * c)[:, None], into), g.reshape(into.shape))
-        return gx.reshape(a.shape)
+        xp.add.at(gx, (xp.arange(n * c)[:, None], into), g.reshape(into.shape))
+        return cast(Array, gx.reshape(a.shape))
 
     out = record(input, y.reshape(small), (input, gradient, into))
     return (out, record(input, indices.reshape(small))) if return_indices else out
 
 
-def _channel_blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
-    """Slices of the channels of an (N, C, S) array: at most _BLOCK bytes each, or one channel."""
-    n, channels, s = shape
-    step = max(_BLOCK // max(n * s * itemsize, 1), 1)
+def _channel_blocks(x: Array) -> Iterator[slice]:
+    """Slices of the channels of an (N, C, S) array: at most _BLOCK bytes each, or one channel; on a device all."""
+    n, channels, s = x.shape
+    step = max(_BLOCK // max(n * s * x.itemsize, 1), 1) if isinstance(x, np.ndarray) else max(channels, 1)
     return (slice(first, first + step) for first in range(0, channels, step))
 
 
 def _channel_sums(x: Array, y: Array | None = None) -> Array:
     """Σ x, or Σ x·y, over all but the channels of (N, C, S) arrays, images added in float64."""
-    planes = x.sum(axis=2) if y is None else np.einsum("ncs,ncs->nc", x, y)
+    planes = x.sum(axis=2) if y is None else array_module(x).einsum("ncs,ncs->nc", x, y)
     return cast(Array, planes.sum(axis=0, dtype=np.float64))
 
 
@@ -421,54 +423,56 @@ def batch_norm(
         missing = next(name for name, given in running.items() if given is None)
         raise ValueError(f"{missing}=None: needs an array ({channels},) when not training")
 
+    xp = array_module(x)
+    new = empty if xp is np else xp.empty
     # Per channel, in float64. In training x is first centred on a mean as its dtype sums it, then the rest is made up.
-    mean = np.zeros(channels) if batch else array(running_mean).astype(np.float64)
-    var = np.zeros(channels) if batch else array(running_var).astype(np.float64)
-    gain = np.ones(channels) if weight is None else array(weight).astype(np.float64)
-    start = np.zeros(channels) if bias is None else array(bias).astype(np.float64)
-    blocks = list(_channel_blocks(x.shape, x.itemsize))
+    mean = xp.zeros(channels) if batch else array(running_mean).astype(np.float64)
+    var = xp.zeros(channels) if batch else array(running_var).astype(np.float64)
+    gain = xp.ones(channels) if weight is None else array(weight).astype(np.float64)
+    start = xp.zeros(channels) if bias is None else array(bias).astype(np.float64)
+    blocks = list(_channel_blocks(x))
 
     def column(values: Array) -> Array:
         return values.astype(x.dtype)[:, None]
 
-    y = empty(x.shape, x.dtype)
+    y = new(x.shape, x.dtype)
     for part in blocks:
         block, out = x[:, part], y[:, part]
         centre: Any = 0.0
         if batch:
             centre = (_channel_sums(block) / max(count, 1)).astype(x.dtype)
-            block = np.subtract(block, centre[:, None], out=out)
+            block = xp.subtract(block, centre[:, None], out=out)
             mean[part] = centre + _channel_sums(out) / max(count, 1)
             var[part] = _channel_sums(out, out) / max(count, 1) - (mean[part] - centre) ** 2
-        slope = gain[part] / np.sqrt(var[part] + eps)
-        np.multiply(block, column(slope), out=out)
+        slope = gain[part] / xp.sqrt(var[part] + eps)
+        xp.multiply(block, column(slope), out=out)
         out += column(start[part] - (mean[part] - centre) * slope)
     if batch and count:
-        for moving, new in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
+        for moving, now in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
             if moving is not None:
-                moving[...] = ((1 - momentum) * array(moving) + momentum * new).astype(x.dtype)
-    spread = 1 / np.sqrt(var + eps)
+                moving[...] = ((1 - momentum) * array(moving) + momentum * now).astype(x.dtype)
+    spread = 1 / xp.sqrt(var + eps)
 
     def grad_input(g: Array) -> Array:
         g = g.reshape(x.shape)
-        gx = empty(x.shape, x.dtype)
+        gx = new(x.shape, x.dtype)
         for part in blocks:
             out, slope = gx[:, part], gain[part] * spread[part]
             if batch:
                 # slope · (g − mean(g) − x̂·mean(g·x̂))
-                np.subtract(x[:, part], column(mean[part]), out=out)
+                xp.subtract(x[:, part], column(mean[part]), out=out)
                 along = _channel_sums(g[:, part], out) / max(count, 1) * spread[part] ** 2
                 out *= column(-along * slope)
                 out -= column(_channel_sums(g[:, part]) / max(count, 1) * slope)
                 out += g[:, part] * column(slope)
             else:
-                np.multiply(g[:, part], column(slope), out=out)
+                xp.multiply(g[:, part], column(slope), out=out)
         return gx.reshape(a.shape)
 
     def grad_weight(g: Array) -> Array:
         g = g.reshape(x.shape)
         sums = [_channel_sums(g[:, part], x[:, part] - column(mean[part])) for part in blocks]
-        return (np.concatenate(sums) * spread).astype(x.dtype)
+        return cast(Array, (xp.concatenate(sums) * spread).astype(x.dtype))
 
     return record(
         input,
@@ -565,7 +569,7 @@ def pad(input: T, pad: Sequence[int], mode: str = "constant", value: float | Non
     steps = [(axis, _positions(mode, a.shape[axis], *pairs[axis]), a.shape[axis], pairs[axis][0]) for axis in pairs]
     y = a
     for axis, positions, _, _ in steps:
-        y = y.take(positions, axis)
+        y = y.take(array_module(a).asarray(positions), axis)
 
     def gradient(g: Array) -> Array:
         for step in reversed(steps):

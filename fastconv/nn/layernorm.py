@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.autograd import Array, array, record
+from fastconv.autograd import Array, array, array_module, record
 from fastconv.memory import empty
 from fastconv.nn import init
 from fastconv.nn.checks import float_dtype, not_negative, real
@@ -53,33 +53,36 @@ def layer_norm(
     x = a.reshape(math.prod(a.shape[: a.ndim - len(sizes)]), count)
     gain = None if weight is None else array(weight).reshape(count)
     start = None if bias is None else array(bias).reshape(count)
-    step = max(_BLOCK // max(count * x.itemsize, 1), 1)
+    xp = array_module(x)
+    new = empty if xp is np else xp.empty
+    # On a device all rows at once.
+    step = max(_BLOCK // max(count * x.itemsize, 1), 1) if xp is np else max(len(x), 1)
     parts = [slice(first, first + step) for first in range(0, len(x), step)]
 
-    ones, divisor = np.ones(count, x.dtype), x.dtype.type(max(count, 1))
+    ones, divisor = xp.ones(count, x.dtype), x.dtype.type(max(count, 1))
 
     def mean(values: Array, others: Array = ones) -> Array:
         """The mean of every row of values · others."""
-        short = count <= _SHORT
+        short = count <= _SHORT and xp is np
         sums = np.vecdot(values, others) if short else (values if others is ones else values * others).sum(axis=1)
         return cast(Array, sums[:, None] / divisor)
 
     # For each row its mean, what that has lost to rounding, and 1 / √(var + eps).
-    means, rests, spreads = (np.empty((len(x), 1), x.dtype) for _ in range(3))
+    means, rests, spreads = (xp.empty((len(x), 1), x.dtype) for _ in range(3))
 
     def centred(part: slice, out: Array | None = None) -> Array:
-        out = np.subtract(x[part], means[part], out=out)
+        out = xp.subtract(x[part], means[part], out=out)
         out -= rests[part]
         return out
 
-    y = empty(x.shape, x.dtype)
+    y = new(x.shape, x.dtype)
     # NaN and inf travel, and a constant row with an eps of 0 is NaN.
     with np.errstate(all="ignore"):
         for part in parts:
             means[part] = mean(x[part])
             rests[part] = mean(x[part] - means[part])
             out = centred(part, y[part])
-            spreads[part] = 1 / np.sqrt(mean(out, out) + x.dtype.type(eps))
+            spreads[part] = 1 / xp.sqrt(mean(out, out) + x.dtype.type(eps))
             out *= spreads[part]
             if gain is not None:
                 out *= gain
@@ -88,7 +91,7 @@ def layer_norm(
 
     def grad_input(g: Array) -> Array:
         g = g.reshape(x.shape)
-        gx = empty(x.shape, x.dtype)
+        gx = new(x.shape, x.dtype)
         with np.errstate(all="ignore"):
             for part in parts:
                 # spread · (h − mean(h) − x̂·mean(h·x̂)), where h = g · weight
@@ -102,11 +105,11 @@ def layer_norm(
         return gx.reshape(a.shape)
 
     def over_rows(part_of: Callable[[slice], Array]) -> Array:
-        total = np.zeros(count)
+        total = xp.zeros(count)
         with np.errstate(all="ignore"):
             for part in parts:
                 total += part_of(part).sum(axis=0)
-        return total.astype(x.dtype).reshape(sizes)
+        return cast(Array, total.astype(x.dtype).reshape(sizes))
 
     def grad_weight(g: Array) -> Array:
         g = g.reshape(x.shape)

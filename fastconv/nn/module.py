@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from fastconv import device as device_module
 from fastconv.autograd import Array, array, is_array
 from fastconv.problem import boolean
 from fastconv.tensors import Tensor
@@ -210,11 +211,13 @@ class Module:
                 yield from module._state(f"{prefix}{name}.")
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters and saved buffers as arrays, under torch's keys."""
+        """Copies of all parameters and saved buffers as arrays, under torch's keys, on the device where they are."""
         return {name: tensor._array.copy() for name, tensor in self._state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
         """Copy arrays or Tensors into the parameters and buffers of the same names, in place, cast to their dtypes.
+
+        They may be on another device than these.
 
         All or nothing: ValueError with every missing key, unexpected key (both only if `strict`) and wrong shape,
         TypeError for a value that is no numeric array, before anything is copied.
@@ -246,7 +249,7 @@ class Module:
         if faults:
             raise ValueError("\n\t".join([f"Error(s) in loading state_dict for {type(self).__name__}:", *faults]))
         for name, new in values.items():
-            own[name].data.copy_(new)
+            own[name].data.copy_(device_module.moved(new, own[name].device))
         return LoadResult(missing, unexpected)
 
     def train(self, mode: bool = True) -> Self:
@@ -265,6 +268,29 @@ class Module:
         for parameter in self.parameters():
             parameter.requires_grad_(requires_grad)
         return self
+
+    def to(self, device: str) -> Self:
+        """Move all parameters, their gradients and all buffers to a device, in place; optimisers keep them.
+
+        device: "cpu", "cuda" or "cuda:0" with a number, else ValueError; RuntimeError if there is no CUDA device, and
+        nothing has moved then. Source: torch.nn.Module.to.
+        """
+        held = [*self.parameters(), *self.buffers()]
+        held += [p.grad for p in self.parameters() if p.grad is not None]
+        moved = [(one, device_module.moved(one._array, device)) for one in held]
+        for one, values in moved:
+            if values is not one._array:
+                one._array = values
+                one._state.bump()
+        return self
+
+    def cuda(self, device: int | None = None) -> Self:
+        """Move to the current CUDA device or the one of this number; see `to`."""
+        return self.to("cuda" if device is None else f"cuda:{device}")
+
+    def cpu(self) -> Self:
+        """Move to main memory; see `to`."""
+        return self.to("cpu")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop every parameter's gradient, or set it to zero."""

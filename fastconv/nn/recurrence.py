@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from fastconv.autograd import Array, Variable, array, is_recorded, record_all
+from fastconv.autograd import Array, Variable, array, array_module, is_recorded, record_all
+from fastconv.device import backend
 from fastconv.functional import Kept, bound, prepared
 from fastconv.memory import split
 from fastconv.problem import RecurrentProblem
@@ -27,9 +28,9 @@ def _stacked(arrays: Sequence[Array]) -> Array:
     if len(arrays) == 1:
         return arrays[0][None]
     # For two arrays that agree np.stack takes longer than copying them.
-    both = np.empty((2, *arrays[0].shape), arrays[0].dtype)
+    both = array_module(arrays[0]).empty((2, *arrays[0].shape), arrays[0].dtype)
     both[0], both[1] = arrays
-    return both
+    return cast(Array, both)
 
 
 def run(
@@ -48,15 +49,19 @@ def run(
     named = [[one[name] for one in weights if name in one] for name in PARAMETERS]
     given = list(states or ())
     recorded = is_recorded(x, *given, *(w for each in named for w in each))
-    kernel = choose(p.cell + ("_train" if recorded else ""), p, algorithm, kept=kept is not None and not recorded)
+    a = prepared(array(x))
+    xp, where = array_module(a), backend(a)
+    op = p.cell + ("_train" if recorded else "")
+    kernel = choose(op, p, algorithm, where, kept=kept is not None and not recorded)
     call = bound(kernel, p)
     none = call.none
     # Where all that a kernel reads of the weights is kept, they need not be laid beside each other.
     made = kept.get(kernel) if kept is not None and not recorded else None
     arrays = [none if not each or made is not None else prepared(_stacked([array(w) for w in each])) for each in named]
     begin = [prepared(array(state)) for state in given] + [none] * (2 - len(given))
-    a = prepared(array(x))
     counts = _NO_LENGTHS if lengths is None else lengths
+    if where == "cuda":
+        counts = xp.asarray(counts)
     given_arrays = (a, *arrays, *begin, counts)
     if made is not None and p.flops:
         results = call.compute(given_arrays, u=made)
@@ -75,11 +80,11 @@ def run(
 
     def gradients(of: list[Array | None]) -> list[Array]:
         gy, *gs = of
-        gy = np.zeros(p.output_shape, p.dtype) if gy is None else gy
+        gy = xp.zeros(p.output_shape, p.dtype) if gy is None else gy
         if any(g is not None and g.dtype != p.dtype for g in (gy, *gs)):
             raise TypeError(f"gradient: needs dtype {p.dtype}, as the forward pass had, got {gy.dtype}")
         back = [none if g is None else prepared(g) for g in (*gs, *[None] * (2 - count))]
-        back_call = bound(choose(p.cell + "_grad", p), p, unwanted)
+        back_call = bound(choose(p.cell + "_grad", p, backend=where), p, unwanted)
         inputs = (a, arrays[0], arrays[1], arrays[4], results[3], prepared(gy), *back, counts)
         gx, *of_weights, gh0, gc0 = back_call(inputs)
         parts = [part for g, each in zip(of_weights, named, strict=True) if each for part in split(g)]

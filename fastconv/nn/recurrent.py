@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import ops, views
-from fastconv.autograd import Array, Variable, array, is_array
+from fastconv.autograd import Array, Variable, array, array_module, is_array
 from fastconv.functional import Kept
 from fastconv.nn import functional as F
 from fastconv.nn import init, recurrence, steps
@@ -344,7 +344,7 @@ class _Recurrent(Module):
         for reverse in range(self._directions):
             weights = {name: steps.same_kind(x, w) for name, w in self._weights(number, reverse).items()}
             if states is None:
-                begin = tuple(steps.like(x, np.zeros((a.shape[1], size), a.dtype)) for size in sizes)
+                begin = tuple(steps.like(x, array_module(a).zeros((a.shape[1], size), a.dtype)) for size in sizes)
             else:
                 begin = tuple(views.getitem(state, reverse) for state in states)
             y, end = steps.run(self._recurrence(weights), x, begin, lengths, bool(reverse))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import views
-from fastconv.autograd import array, is_array
+from fastconv.autograd import array, array_module, is_array
 from fastconv.functional import Kept
 from fastconv.nn import recurrence, steps
 from fastconv.nn.checks import float_dtype, one_of, real
@@ -87,7 +87,7 @@ class _Cell(Module):
         real("weight_ih", self.weight_ih, a)
         shape = (*a.shape[:-1], self.hidden_size)
         if hx is None:
-            states: States = tuple(steps.like(input, np.zeros(shape, a.dtype)) for _ in self._states)
+            states: States = tuple(steps.like(input, array_module(a).zeros(shape, a.dtype)) for _ in self._states)
         else:
             given = (hx,) if len(self._states) == 1 else pair_of(hx)
             axes = "batch, hidden_size" if a.ndim == 2 else "hidden_size"

@@ -8,12 +8,12 @@ through the tape. Sizes: t steps, b sequences, i inputs, h hidden units, o outpu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 
 from fastconv import ops, views
-from fastconv.autograd import Array, Gradient, T, Variable, array, record, record_all
+from fastconv.autograd import Array, Gradient, T, Variable, array, array_module, is_array, record, record_all
 from fastconv.nn import functional as F
 from fastconv.random import generator
 
@@ -36,7 +36,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 def _nothing(x: Any) -> Gradient:
     """The gradient of x in what does not depend on it."""
     a = array(x)
-    return lambda g: np.zeros(a.shape, a.dtype)
+    return lambda g: cast(Array, array_module(g).zeros(a.shape, a.dtype))
 
 
 def unbind(x: T, axis: int = 0) -> list[T]:
@@ -48,7 +48,7 @@ def unbind(x: T, axis: int = 0) -> list[T]:
     places: list[tuple[Any, ...]] = [(*(slice(None),) * axis, i) for i in range(a.shape[axis])]
 
     def whole(parts: list[Array | None]) -> list[Array]:
-        gx = np.zeros(a.shape, a.dtype)
+        gx = array_module(a).zeros(a.shape, a.dtype)
         for where, part in zip(places, parts, strict=True):
             if part is not None:
                 gx[where] = part
@@ -61,12 +61,12 @@ def choose(mask: Array, x: T, y: Any) -> T:
     """x where `mask`, broadcast to its shape, is true, and y, of the same shape or a number, elsewhere."""
     other = y._array if isinstance(y, Variable) else y
     a = array(x)
-    zero = a.dtype.type(0)
+    xp, zero = array_module(a), a.dtype.type(0)
     return record(
         x,
-        np.where(mask, a, a.dtype.type(other) if np.ndim(other) == 0 else other),
-        (x, lambda g: np.where(mask, g, zero)),
-        (y, lambda g: np.where(mask, zero, g)),
+        xp.where(mask, a, other if is_array(other) else a.dtype.type(other)),
+        (x, lambda g: xp.where(mask, g, zero)),
+        (y, lambda g: xp.where(mask, zero, g)),
     )
 
 
@@ -195,7 +195,8 @@ class LSTM:
         if not p:
             return new
         if self.training:
-            return choose(generator().random(new.shape, dtype=np.float32) < p, old, new)
+            kept = generator().random(new.shape, dtype=np.float32) < p
+            return choose(array_module(array(new)).asarray(kept), old, new)
         return old * p + new * (1 - p)
 
     def inputs(self, x: Any) -> Any:
@@ -226,10 +227,11 @@ def run(recurrence: Recurrence, x: T, states: States, lengths: Array | None, rev
     t, b = a.shape[:2]
     if not t:
         edges = [(source, _nothing(source)) for source in (x, *recurrence.w.values(), *states)]
-        return record(x, np.zeros((0, b, states[0].shape[-1]), a.dtype), *edges), states
+        return record(x, array_module(a).zeros((0, b, states[0].shape[-1]), a.dtype), *edges), states
     valid = None
     if lengths is not None:
-        valid = (np.arange(t)[:, None] < lengths)[..., None]
+        xp = array_module(a)
+        valid = (xp.arange(t)[:, None] < xp.asarray(lengths))[..., None]
         # Whatever stands beyond a sequence's end, NaN too, must not reach the gradients of the weights.
         x = choose(valid, x, 0)
     given = unbind(recurrence.inputs(x))

@@ -2,12 +2,15 @@
 
     launch("pool.cu", "max_pool", grid, block, (x, out(y), 3), REAL="float")
 
-A Python int goes to the kernel as int, a float as float: no kernel takes others. Who does the launch is the runner: on
-a GPU CuPy, and within `running(Emulated())` the executor of tools/cudaemu, on NumPy arrays.
+A Python int goes to the kernel as int, a float as float: no kernel takes others. Who does the launch is the runner:
+CuPy, on the current device and stream, and within `running(Emulated())` the executor of tools/cudaemu, on NumPy arrays.
 """
 
 from __future__ import annotations
 
+import importlib
+import re
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,9 +21,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fastconv import device as device_module
+
 HERE = Path(__file__).parent
 # Most blocks along y and z, on every device.
 MOST_YZ = 65_535
+# Dynamic shared memory that a block may have on every device without being asked for, in bytes.
+_GIVEN_SHARED = 48 * 1024
+# Tables kept on devices.
+_MOST_TABLES = 1024
+# Of CUDA's headers the one that tells where they are, and how ours are included.
+_HEADER = "cuda_pipeline_primitives.h"
+_INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +67,116 @@ class Runner(Protocol):
     device: Device
 
     def __call__(
-        self, file: str, kernel: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], defines: Any
+        self,
+        file: str,
+        kernel: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        defines: Any,
+        shared_mem: int = 0,
     ) -> None: ...
+
+
+class Cupy:
+    """CuPy: a file is compiled for the current device by NVRTC when it is first needed, which CuPy remembers on disk.
+
+    NumPy arrays among the arguments are tables, which nobody changes: they are copied to a device once.
+    """
+
+    def __init__(self) -> None:
+        self._cupy = device_module.cupy()
+        self._devices: dict[int, Device] = {}
+        self._tables: OrderedDict[tuple[int, int], tuple[np.ndarray, Any]] = OrderedDict()
+
+    @property
+    def device(self) -> Device:
+        """CuPy's current device."""
+        runtime, here = self._cupy.cuda.runtime, self._cupy.cuda.Device().id
+        if here not in self._devices:
+            attributes = (
+                runtime.cudaDevAttrMultiProcessorCount,
+                runtime.cudaDevAttrMaxThreadsPerMultiProcessor,
+                runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin,
+            )
+            limits = (runtime.deviceGetAttribute(attribute, here) for attribute in attributes)
+            self._devices[here] = Device(runtime.getDeviceProperties(here)["name"].decode(), *limits)
+        return self._devices[here]
+
+    def __call__(
+        self,
+        file: str,
+        kernel: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        defines: Any,
+        shared_mem: int = 0,
+    ) -> None:
+        function = _compiled(file, tuple(sorted(defines.items()))).get_function(kernel)
+        if shared_mem > _GIVEN_SHARED:
+            function.max_dynamic_shared_size_bytes = shared_mem
+        function(tuple(grid), tuple(block), tuple([self._given(one) for one in args]), shared_mem=shared_mem)
+
+    def _given(self, value: Any) -> Any:
+        """An argument as CuPy takes it."""
+        value = value.array if isinstance(value, Out) else value
+        if value is None:
+            # A null pointer; CuPy would pass none at all for None.
+            return np.uint64(0)
+        return self._uploaded(value) if isinstance(value, np.ndarray) else _scalar(value)
+
+    def _uploaded(self, table: np.ndarray) -> Any:
+        key = id(table), self._cupy.cuda.Device().id
+        if key not in self._tables:
+            # With the array itself, so that no other one comes to have its id.
+            self._tables[key] = table, self._cupy.asarray(table)
+            if len(self._tables) > _MOST_TABLES:
+                self._tables.popitem(last=False)
+        return self._tables[key][1]
+
+
+@lru_cache(maxsize=256)
+def _compiled(file: str, defines: tuple[tuple[str, object], ...]) -> Any:
+    """CuPy's module of a file compiled with these defines; compiled when a kernel of it is first launched."""
+    cupy = device_module.cupy()
+    headers = [f"-I{folder}" for folder in include_folders()]
+    given = [f"-D{name}={value}" for name, value in defines]
+    return cupy.RawModule(code=source(file), options=("-std=c++17", *headers, *given))
+
+
+def source(file: str) -> str:
+    """A .cu file of this folder with our own headers in the places where it includes them.
+
+    CuPy remembers what it compiled by this text, and would not see that a header has changed.
+    """
+    seen: set[str] = set()
+
+    def header(found: re.Match[str]) -> str:
+        name = found[1]
+        if name in seen:
+            return ""
+        seen.add(name)
+        return read(name).replace("#pragma once\n", "")
+
+    def read(name: str) -> str:
+        return _INCLUDE.sub(header, (HERE / name).read_text(encoding="utf-8"))
+
+    return read(file)
+
+
+def include_folders() -> list[str]:
+    """Where CUDA's headers are: of NVIDIA's wheels, else of the toolkit that CuPy has found."""
+    try:
+        places = [Path(place) for place in importlib.import_module("nvidia").__path__]
+    except ModuleNotFoundError:
+        places = []
+    # CUDA 13's wheels have one folder for all, CUDA 12's one each.
+    found = [path for place in places for pattern in ("cu*/include", "cuda_*/include") for path in place.glob(pattern)]
+    if not any((folder / _HEADER).exists() for folder in found):
+        toolkit = device_module.cupy().cuda.get_cuda_path()
+        found = [Path(toolkit, "include")] if toolkit else []
+    return sorted(map(str, found))
 
 
 class Emulated:
@@ -71,7 +191,14 @@ class Emulated:
         self.folder = HERE
 
     def __call__(
-        self, file: str, kernel: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], defines: Any
+        self,
+        file: str,
+        kernel: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        defines: Any,
+        shared_mem: int = 0,
     ) -> None:
         from fastconv import cudaemu
 
@@ -79,9 +206,9 @@ class Emulated:
         given = [cudaemu.Out(one.array) if isinstance(one, Out) else _scalar(one) for one in args]
         self.launches += 1
         if self.counts is not None:
-            self.counts[kernel] = function.count(grid, block, given)
+            self.counts[kernel] = function.count(grid, block, given, shared_mem)
         else:
-            function(grid, block, given, order=self.order, seed=self.seed)
+            function(grid, block, given, shared_mem, order=self.order, seed=self.seed)
 
 
 @lru_cache(maxsize=256)
@@ -111,22 +238,39 @@ def running(runner: Runner) -> Iterator[Runner]:
 
 
 def device() -> Device:
-    """The device that launches go to now. RuntimeError if there is none."""
+    """The device that launches go to now. RuntimeError without CuPy, a driver or a device."""
     return _current().device
 
 
+def shared_bytes() -> int:
+    """Most bytes of shared memory that a block may have, on the executor's device where there is none."""
+    try:
+        return device().shared_bytes
+    except RuntimeError:
+        return A100.shared_bytes
+
+
 def _current() -> Runner:
-    runner = _runner.get()
-    if runner is None:
-        raise RuntimeError("CUDA kernels have no device here yet: only the executor runs them, within launch.running")
-    return runner
+    return _runner.get() or _cupy()
+
+
+@lru_cache(maxsize=1)
+def _cupy() -> Cupy:
+    return Cupy()
 
 
 def launch(
-    file: str, kernel: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], **defines: object
+    file: str,
+    kernel: str,
+    grid: Sequence[int],
+    block: Sequence[int],
+    args: Sequence[Any],
+    *,
+    shared_mem: int = 0,
+    **defines: object,
 ) -> None:
-    """Launch a kernel of a file in this folder, compiled with these defines."""
-    _current()(file, kernel, grid, block, args, defines)
+    """Launch a kernel of a file in this folder, compiled with these defines; shared_mem: bytes that are dynamic."""
+    _current()(file, kernel, grid, block, args, defines, shared_mem)
 
 
 def blocks(count: int, each: int) -> int:
