@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,33 @@ def pytest_configure(config: pytest.Config) -> None:
         driver.chosen(config.option.peers)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+NO_DEVICE = "no device"
+
+
+@lru_cache(maxsize=1)
+def has_device() -> bool:
+    """Whether CuPy is here and finds a CUDA device."""
+    from fastconv import device
+
+    try:
+        device.cupy()
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and not has_device():
+        pytest.skip(NO_DEVICE)
+
+
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
+    """What waits for a CUDA device is no skipped test: it has a place of its own in the summary."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    return (NO_DEVICE, "n", "NO DEVICE") if report.skipped and reason == f"Skipped: {NO_DEVICE}" else None
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

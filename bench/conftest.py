@@ -21,7 +21,7 @@ import pytest
 
 from fastconv import testing
 from fastconv.peers import driver
-from fastconv.peers.groups import PEERS, Contender, Group, all_groups
+from fastconv.peers.groups import ALL_PEERS, PEERS, Contender, Group, all_groups
 from fastconv.peers.journal import CannotResume, Journal
 from fastconv.peers.record import Record, git_revision
 from fastconv.registry import predicted
@@ -64,14 +64,16 @@ def quick(group: Group) -> Group:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    of = metafunc.module.PROBLEM
+    of, backend = metafunc.module.PROBLEM, getattr(metafunc.module, "BACKEND", "cpu")
     pairs = [
         (one.name, group.case)
         for group in groups(metafunc.config).values()
-        if (group.problem is None if of is None else isinstance(group.problem, of))
+        if group.backend == backend and (group.problem is None if of is None else isinstance(group.problem, of))
         for one in group.contenders
     ]
-    metafunc.parametrize(("kernel", "case"), pairs, ids=["-".join(pair) for pair in pairs])
+    gpu = [pytest.mark.gpu] if backend == "cuda" else []
+    rows = [pytest.param(*pair, id="-".join(pair), marks=gpu) for pair in pairs]
+    metafunc.parametrize(("kernel", "case"), rows)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,9 +104,10 @@ class Sitting:
                 start = driver.start_of(self.record.machine.threads, self.folder)
                 found = driver.measure_starts(group, rows, start, self.budget, tell)
             else:
-                peak = None if group.flops == 0 else lambda: driver.fma_peak(self.budget, group)
+                here = group.flops and group.backend == "cpu"
+                peak = (lambda: driver.fma_peak(self.budget, group)) if here else None
                 found = driver.measure(group, rows, self.pool, self.budget, tell, peak)
-        about = {name: said["version"] for name, said in self.pool.about.items() if name in PEERS}
+        about = {name: said["version"] for name, said in self.pool.about.items() if name in ALL_PEERS}
         self.journal.add(group.name, found, about)
         self.record.about = self.journal.about
         return found

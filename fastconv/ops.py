@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from fastconv.autograd import Array, Gradient, T, Variable, array, array_module, is_array, record
-from fastconv.device import moved, name_of
+from fastconv.device import is_cupy, moved, name_of
 
 Dims: TypeAlias = "int | Sequence[int] | None"
 
@@ -194,21 +195,34 @@ def vectorised(*arrays: Array) -> bool:
     )
 
 
-def _activation(name: str, x: T, a: Array, plain: Callable[[Array], Array], slope: Callable[[Array], Array]) -> T:
-    """y = f(x) and its gradient as g · slope(y), by vector kernels or, for few or other elements, by `plain`."""
-    if vectorised(a):
+def on_device(*arrays: Array) -> Any:
+    """The module of functions of whole CuPy arrays if it takes these, else None."""
+    if not is_cupy(arrays[0]):
+        return None
+    from fastconv.kernels.cuda import functions
+
+    return functions if functions.take(*arrays) else None
+
+
+def _pointwise(*arrays: Array) -> Any:
+    """The module that has the functions of whole arrays, activate and gradient, if it takes these, else None."""
+    if vectorised(*arrays):
         from fastconv.kernels.cpu import pointwise
 
-        y = pointwise.activate(name, a)
-    else:
-        y = plain(a)
+        return pointwise
+    return on_device(*arrays) if arrays[0].dtype.char == "f" else None
+
+
+def _activation(
+    name: str, x: T, a: Array, plain: Callable[[Array], Array], slope: Callable[[Array, Array], Array]
+) -> T:
+    """y = f(x) and its gradient from y and g, by kernels or, for few or other elements, by `plain` and `slope`."""
+    kernels = _pointwise(a)
+    y = plain(a) if kernels is None else kernels.activate(name, a)
 
     def gradient(g: Array) -> Array:
-        if vectorised(y, g):
-            from fastconv.kernels.cpu import pointwise
-
-            return cast(Array, pointwise.gradient(name, y, g))
-        return g * slope(y)
+        kernels = _pointwise(y, g)
+        return slope(y, g) if kernels is None else cast(Array, kernels.gradient(name, y, g))
 
     return record(x, y, (x, gradient, y))
 
@@ -216,21 +230,8 @@ def _activation(name: str, x: T, a: Array, plain: Callable[[Array], Array], slop
 def relu(x: T) -> T:
     """max(x, 0), NaN for NaN; its gradient is 0 at 0."""
     a = array(x)
-    if vectorised(a):
-        from fastconv.kernels.cpu import pointwise
-
-        y = pointwise.activate("relu", a)
-    else:
-        y = array_module(a).maximum(a, 0)
-
-    def gradient(g: Array) -> Array:
-        if vectorised(y, g):
-            from fastconv.kernels.cpu import pointwise
-
-            return cast(Array, pointwise.gradient("relu", y, g))
-        return cast(Array, array_module(g).where(y <= 0, g.dtype.type(0), g))
-
-    return record(x, y, (x, gradient, y))
+    xp = array_module(a)
+    return _activation("relu", x, a, lambda a: xp.maximum(a, 0), lambda y, g: xp.where(y <= 0, g.dtype.type(0), g))
 
 
 def _plain_sigmoid(a: Array) -> Array:
@@ -241,18 +242,27 @@ def _plain_sigmoid(a: Array) -> Array:
 
 def sigmoid(x: T) -> T:
     """1 / (1 + e^−x), computed without overflow."""
-    return _activation("sigmoid", x, _floating(x), _plain_sigmoid, lambda y: y * (1 - y))
+    return _activation("sigmoid", x, _floating(x), _plain_sigmoid, lambda y, g: g * (y * (1 - y)))
 
 
 def tanh(x: T) -> T:
     """The hyperbolic tangent of every element."""
     a = _floating(x)
-    return _activation("tanh", x, a, array_module(a).tanh, lambda y: 1 - y * y)
+    return _activation("tanh", x, a, array_module(a).tanh, lambda y, g: g * (1 - y * y))
+
+
+def _soft(kernels: Any, x: T, a: Array, dim: int, logarithm: bool) -> T:
+    """softmax or its logarithm on a device."""
+    axis = normalize_axis_index(dim, a.ndim)
+    y = kernels.soft(a, axis, logarithm)
+    return record(x, y, (x, lambda g: kernels.soft_grad(y, g.astype(y.dtype, copy=False), axis, logarithm), y))
 
 
 def softmax(x: T, dim: int) -> T:
     """e^x / Σ e^x along `dim`, less its largest element first."""
     a = _floating(x)
+    if (kernels := on_device(a)) is not None and a.ndim:
+        return _soft(kernels, x, a, dim, False)
     e = array_module(a).exp(a - a.max(axis=dim, keepdims=True))
     y = e / e.sum(axis=dim, keepdims=True)
     return record(x, y, (x, lambda g: y * (g - (g * y).sum(axis=dim, keepdims=True)), y))
@@ -261,6 +271,8 @@ def softmax(x: T, dim: int) -> T:
 def log_softmax(x: T, dim: int) -> T:
     """x − log Σ e^x along `dim`, computed without overflow."""
     a = _floating(x)
+    if (kernels := on_device(a)) is not None and a.ndim:
+        return _soft(kernels, x, a, dim, True)
     xp = array_module(a)
     shifted = a - a.max(axis=dim, keepdims=True)
     y = shifted - xp.log(xp.exp(shifted).sum(axis=dim, keepdims=True))

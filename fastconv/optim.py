@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import ops
 from fastconv.autograd import Array, array_module
+from fastconv.device import check_together, prepared
 from fastconv.nn.module import zero_grad
 from fastconv.problem import boolean
 from fastconv.tensors import Tensor
@@ -74,6 +76,10 @@ class Optimizer:
         """Change the array `p` in place by its gradient `g`, which must stay as it is."""
         raise NotImplementedError
 
+    def _launch(self, kernels: Any, p: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
+        """`_update`, and what `step` does before it, by one kernel on a CUDA device."""
+        raise NotImplementedError
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop every gradient, or set it to zero."""
         zero_grad((p for group in self.param_groups for p in group["params"]), set_to_none)
@@ -84,10 +90,14 @@ class Optimizer:
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                g = p.grad._array
-                g = -g if group["maximize"] else g
-                g = g + float(group["weight_decay"]) * p._array if group["weight_decay"] else g
-                self._update(p._array, g, self.state.setdefault(p, {}), group)
+                g, state = p.grad._array, self.state.setdefault(p, {})
+                kernels = ops.on_device(p._array, g)
+                if kernels is not None and p._array.dtype.char == "f" and p._array.flags.c_contiguous:
+                    self._launch(kernels, p._array, prepared(g), state, group)
+                else:
+                    g = -g if group["maximize"] else g
+                    g = g + float(group["weight_decay"]) * p._array if group["weight_decay"] else g
+                    self._update(p._array, g, state, group)
                 p._state.bump()
 
     def __repr__(self) -> str:
@@ -96,6 +106,11 @@ class Optimizer:
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+# What their kernels are told.
+_SGD = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+_ADAM = ("lr", "betas", "eps", "weight_decay", "maximize")
 
 
 class SGD(Optimizer):
@@ -148,6 +163,15 @@ class SGD(Optimizer):
             g = g + momentum * v if group["nesterov"] else v
         p -= float(group["lr"]) * g
 
+    def _launch(self, kernels: Any, p: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
+        first = bool(group["momentum"]) and "momentum_buffer" not in state
+        if first:
+            state["momentum_buffer"] = array_module(p).empty_like(p)
+        v = state["momentum_buffer"] if group["momentum"] else None
+        if v is not None:
+            check_together({"parameter": p, "momentum_buffer": v})
+        kernels.sgd(p, g, v, first=first, **{name: group[name] for name in _SGD})
+
 
 class Adam(Optimizer):
     """m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²; p ← p − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + eps).
@@ -190,3 +214,12 @@ class Adam(Optimizer):
         size = float(group["lr"]) / (1 - beta1 ** state["step"])
         scale = math.sqrt(1 - beta2 ** state["step"])
         p -= size * m / (np.sqrt(v) / scale + float(group["eps"]))
+
+    def _launch(self, kernels: Any, p: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
+        xp = array_module(p)
+        if not state:
+            state.update(step=0, exp_avg=xp.zeros_like(p), exp_avg_sq=xp.zeros_like(p))
+        check_together({"parameter": p, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]})
+        state["step"] += 1
+        options = {name: group[name] for name in _ADAM}
+        kernels.adam(p, g, state["exp_avg"], state["exp_avg_sq"], state["step"], **options)

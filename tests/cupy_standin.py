@@ -233,6 +233,22 @@ class _RawKernel:
         self._function(grid, block, given, shared_mem)
 
 
+class Stream:
+    """A stream: here work is done at once."""
+
+    def __init__(self, non_blocking=False):
+        return None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def synchronize(self):
+        return None
+
+
 class Event:
     """A moment of this machine's clock."""
 
@@ -273,6 +289,7 @@ class _Runtime(types.ModuleType):
 class _Cuda(types.ModuleType):
     Device = Device
     Event = Event
+    Stream = Stream
     runtime = _Runtime("cupy.cuda.runtime")
 
     def get_elapsed_time(self, start, end):

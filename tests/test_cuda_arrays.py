@@ -3,12 +3,15 @@
 What this shows is the way to the kernels and back; what only a device can show is in tests/gpu.
 """
 
+import json
+import os
+import re
 import sys
 
 import cupy_standin
 import numpy as np
 import pytest
-from helpers import child
+from helpers import HERE, child
 
 import fastconv
 from fastconv import Tensor, device, functional, nn, optim
@@ -129,7 +132,9 @@ def test_lenet_trains_wholly_on_the_device(cp, optimiser, activation, pool):
     for a, b in zip(there.parameters(), here.parameters(), strict=True):
         close(a._array, b._array, cp)
     launched = cupy_standin.RawModule.launched
-    assert {"max_pool", "max_pool_grad"} <= set(launched) or {"avg_pool", "avg_pool_grad"} <= set(launched), launched
+    kernels = {"activate", "gradient", "cross_entropy", "reduce_losses", "scale_rows", "gemm"}
+    kernels |= {"sgd", "adam"} & set(launched) or {"sgd or adam"}
+    assert kernels <= set(launched)
 
 
 def test_array_functions(cp):
@@ -263,7 +268,7 @@ def test_names_and_backends(cp):
     with fastconv.use("conv2d/direct/cuda"):
         functional.conv2d(*on)
         functional.conv2d(x, w)
-    assert "convolve" in cupy_standin.RawModule.launched, cupy_standin.RawModule.launched
+    assert "direct" in cupy_standin.RawModule.launched, cupy_standin.RawModule.launched
     with fastconv.use("conv2d/im2col"), pytest.raises(ValueError, match="conv2d on cuda needs 'auto' or one of"):
         functional.conv2d(*on)
     with fastconv.use("conv2d/im2col/cpu"):
@@ -312,6 +317,34 @@ def test_a_source_stands_alone(file):
     """CuPy knows what it compiled by its text, so that no header of ours may be outside of it."""
     assert '.cuh"' not in launch.source(file)
     assert "#pragma once" not in launch.source(file)
+
+
+# What waits for a device, on the stand-in: none of it is broken in itself.
+
+
+def on_the_standin(*arguments, **environment):
+    path = os.pathsep.join([str(HERE / "standin"), str(HERE)])
+    return child("-m", "pytest", "-q", "-o", "addopts=", *arguments, PYTHONPATH=path, **environment)
+
+
+def test_the_tests_for_a_device_run():
+    """One small case of every operation, streams and training."""
+    chosen = "conv-one-pixel or pool-1x1 or linear-one or lstm-one-step or stream or lenet"
+    done = on_the_standin("tests/test_gpu.py", "-k", chosen)
+    assert re.search(r"^\d+ passed", done.stdout.splitlines()[-1]), done.stdout[-3000:] + done.stderr
+    assert "no device" not in done.stdout
+
+
+def test_the_benchmarks_for_a_device_run(tmp_path):
+    arguments = ("--benchmark", "-k", "lenet-pool1-cuda and max_pool2d_grad", f"--journal={tmp_path / 'journal'}")
+    file = tmp_path / "run.json"
+    done = on_the_standin(*arguments, f"--benchmark-json={file}", FASTCONV_PEERS=tmp_path / "none")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    rows = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
+    kernel = next(row for row in rows if row["extra_info"]["role"] == "kernel")
+    assert kernel["extra_info"]["machine"].startswith("stand-in for an A100")
+    assert kernel["extra_info"]["error"] == 0
+    assert kernel["stats"]["median"] > 0
 
 
 # Without a device. CuPy itself is here, and finds no driver.

@@ -424,7 +424,10 @@ def test_groups_are_every_kernel_on_every_bench_case():
     assert sum(group.problem is None for group in every) == len(cases.all_cases())
     assert {"lstm_32 network", "lstm_32 gradients", "lstm_32 training"} <= set(found)
     own = {(one.name, group.case) for group in found.values() for one in group.contenders if one.role == "kernel"}
-    assert own == {(kernel.name, case.name) for kernel, case in testing.grid(small=False)}
+    here = {(kernel.name, case.name) for kernel, case in testing.grid(small=False)}
+    there = {(kernel.name, f"{case.name}-cuda") for kernel, case in testing.grid(small=False, backend="cuda")}
+    assert own == here | there
+    assert {group.backend for group in every} == {"cpu", "cuda"}
     for group in found.values():
         names = [one.name for one in group.contenders]
         assert len(names) == len(set(names))

@@ -21,7 +21,7 @@ from fastconv import machine, testing
 from fastconv.registry import OPS, kernels
 
 from . import cases, expected
-from .groups import DENSE, KERNELS, OWN, PEERS, Contender, Given, Group, for_kernels, write
+from .groups import ALL_PEERS, CUDA, DENSE, KERNELS, OWN, Contender, Given, Group, for_kernels, write
 from .work import program
 
 # A time shorter than SHORT is taken of as many calls as last SAMPLE; a call longer than LONG has few turns. Seconds.
@@ -36,7 +36,7 @@ FEWEST_ROUNDS, ROUNDS_OF_LONG = 5, 3
 PATIENCE = 600.0
 
 # The module whose presence in this interpreter says that a peer can run in it.
-_MODULES = {"torch_channels_last": "torch", "mnn": "MNN"}
+_MODULES = {"torch_channels_last": "torch", "torch_cuda": "torch", "mnn": "MNN"}
 
 
 class Crashed(Exception):  # noqa: N818 - what happened to the worker
@@ -58,9 +58,9 @@ def environments() -> Path:
 
 def interpreter(runtime: str) -> str | None:
     """The Python that a runtime runs in: that of its environment, else this one if it is installed here, else None."""
-    if runtime in (OWN, KERNELS, DENSE):
+    if runtime in (OWN, KERNELS, CUDA, DENSE):
         return sys.executable
-    path = environments() / PEERS[runtime] / "bin" / "python"
+    path = environments() / ALL_PEERS[runtime] / "bin" / "python"
     if path.exists():
         return str(path)
     return sys.executable if find_spec(_MODULES.get(runtime, runtime)) is not None else None
@@ -68,7 +68,7 @@ def interpreter(runtime: str) -> str | None:
 
 def installed() -> tuple[str, ...]:
     """The peers that can run here."""
-    return tuple(name for name in PEERS if interpreter(name) is not None)
+    return tuple(name for name in ALL_PEERS if interpreter(name) is not None)
 
 
 def chosen(names: str | None) -> tuple[str, ...]:
@@ -78,15 +78,15 @@ def chosen(names: str | None) -> tuple[str, ...]:
         return there
     wanted = [name for name in names.split(",") if name not in ("", "none")]
     for name in wanted:
-        if name not in PEERS:
-            raise ValueError(f"--peers: {name!r} is not one of {','.join(PEERS)}, none")
+        if name not in ALL_PEERS:
+            raise ValueError(f"--peers: {name!r} is not one of {','.join(ALL_PEERS)}, none")
     for name in wanted:
         if name not in there:
             raise ValueError(
                 f"--peers: {name} is not installed here and has no environment in {environments()}: make bench-env, "
                 "or name their folder by the variable FASTCONV_PEERS"
             )
-    return tuple(name for name in PEERS if name in wanted)
+    return tuple(name for name in ALL_PEERS if name in wanted)
 
 
 class Worker:
@@ -224,7 +224,8 @@ class Check:
         cell["error"] = max(cell.get("error", 0.0), float("inf") if np.isnan(error) else error)
         if kernel and self.oracle is not None:
             cell["kernel"] = kernel
-            limit = next(known.limit for known in kernels(self.group.op) if known.name == kernel)
+            known = kernels(self.group.op, self.group.backend)
+            limit = next(one.limit for one in known if one.name == kernel)
             if one.role != "kernel":
                 # Layers leave out what has no elements.
                 parts = iter(got)
@@ -246,7 +247,7 @@ def outputs(worker: Asked, slot: str, folder: Path) -> tuple[list[np.ndarray], s
 def put(group: Group, given: Given, runtimes: Iterable[str], folder: Path) -> None:
     """Write a group's work where these runtimes read it."""
     for runtime in set(runtimes):
-        if runtime == KERNELS:
+        if runtime in (KERNELS, CUDA):
             assert group.problem is not None
             named = dict(zip(OPS[group.op].inputs, given.inputs, strict=True))
             write(for_kernels(group.op, group.problem), named, folder / "kernels")

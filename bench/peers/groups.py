@@ -18,8 +18,8 @@ from . import cases, recurrent
 from .cases import Case
 from .work import Arrays
 
-# The process of our layers, the one of our kernels, and the one of a case's dense work.
-OWN, KERNELS, DENSE = "fastconv", "kernels", "fastconv_dense"
+# The process of our layers, the one of our kernels, that of our CUDA kernels, and the one of a case's dense work.
+OWN, KERNELS, CUDA, DENSE = "fastconv", "kernels", "cuda", "fastconv_dense"
 
 # Each peer and the environment below the folder of environments it runs in; ours run in this one.
 PEERS: Mapping[str, str] = {
@@ -32,9 +32,15 @@ PEERS: Mapping[str, str] = {
     "mnn": "mnn",
     "keras": "keras",
 }
+# On a CUDA device: cuDNN and cuBLAS, through a PyTorch of CUDA. It is looked for where PyTorch is.
+DEVICE_PEERS: Mapping[str, str] = {"torch_cuda": "torch"}
+ALL_PEERS = {**PEERS, **DEVICE_PEERS}
 OF_IMAGES = ("torch", "torch_channels_last", "onnxruntime", "openvino", "jax", "ncnn", "mnn")
 OF_MATRICES = ("torch", "onnxruntime", "openvino", "jax", "ncnn", "mnn")
 OF_SERIES = ("torch", "onnxruntime", "openvino", "jax", "keras")
+
+# What follows a case's name where it is done on a device.
+ON_DEVICE = "-cuda"
 
 # Operations that are a layer's forward pass.
 FORWARD = ("conv2d", "max_pool2d", "avg_pool2d", "linear", *GATES)
@@ -56,7 +62,7 @@ class Contender:
     @property
     def folder(self) -> str:
         """Where below the group's folder its work lies."""
-        return {KERNELS: "kernels", DENSE: "dense"}.get(self.runtime, "work")
+        return {KERNELS: "kernels", CUDA: "kernels", DENSE: "dense"}.get(self.runtime, "work")
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Group:
 
     work: what layers and peers do, None where they cannot be asked for it; problem: what kernels do. flops and bytes
     are what rows are credited with, 0 where that says nothing. goal: what is asked of fastconv, see cases.Case.
+    backend: "cuda" for work on a device, whose rows and times are its own.
     """
 
     name: str
@@ -80,6 +87,7 @@ class Group:
     quick: bool = False
     text: str = ""
     goal: Mapping[str, Any] = field(default_factory=dict)
+    backend: str = "cpu"
 
     @property
     def dtype(self) -> str:
@@ -96,7 +104,7 @@ class Group:
         layer = next((one.name for one in self.contenders if one.role == "layer"), None)
         if layer is not None or self.problem is None:
             return layer or ""
-        return choose(self.op, self.problem).name
+        return choose(self.op, self.problem, backend=self.backend).name
 
 
 def describe(problem: Problem, batch: bool = True) -> str:
@@ -206,6 +214,23 @@ def of_problem(
     return Group(f"{case} {op}", case, op, tuple(rows), problem, work, None, *shown, "", quick, describe(problem), goal)
 
 
+def of_device(case: str, problem: Problem, op: str, installed: tuple[str, ...]) -> Group:
+    """All that can do `op` on the problem on a CUDA device: every kernel, and PyTorch."""
+    able = [kernel for kernel in kernels(op, "cuda") if testing.serves(kernel, problem)]
+    rows = [Contender(kernel.name, CUDA, "kernel", kernel) for kernel in able]
+    work = None
+    try:
+        work = _work(op, problem)
+    except ValueError:
+        pass
+    else:
+        rows += [Contender(f"{op}/{name}", name, "peer") for name in DEVICE_PEERS if name in installed]
+    case = f"{case}{ON_DEVICE}"
+    shown = (problem.flops, problem.bytes)
+    more = {"text": describe(problem), "backend": "cuda"}
+    return Group(f"{case} {op}", case, op, tuple(rows), problem, work, None, *shown, **more)
+
+
 def of_case(case: Case, installed: tuple[str, ...]) -> Group:
     """A piece of work: our layers against the peers' that take part."""
     kind = "start" if case.fresh else {"forward": "network"}.get(case.work["kind"], case.work["kind"])
@@ -221,7 +246,8 @@ def of_case(case: Case, installed: tuple[str, ...]) -> Group:
 
 
 def all_groups(installed: tuple[str, ...]) -> Iterator[Group]:
-    """Every group of `pytest --benchmark`: bench cases by operation, then whole networks, training and starts."""
+    """Every group of `pytest --benchmark`: bench cases by operation, here and on a CUDA device, then whole networks,
+    training and starts."""
     for name, case in testing.CASES.items():
         if case.small:
             continue
@@ -229,6 +255,10 @@ def all_groups(installed: tuple[str, ...]) -> Iterator[Group]:
             if any(testing.serves(kernel, case.problem) for kernel in kernels(op)):
                 quick = f"{name} {op}" in cases.QUICK
                 yield of_problem(name, case.problem, op, installed, quick, cases.GOALS.get(f"{name} {op}", {}))
+    for name, case in testing.CASES.items():
+        for op in operations(case.problem):
+            if not case.small and any(testing.serves(kernel, case.problem) for kernel in kernels(op, "cuda")):
+                yield of_device(name, case.problem, op, installed)
     for case in cases.all_cases():
         yield of_case(case, installed)
 

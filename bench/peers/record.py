@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from fastconv import machine
+from fastconv import device, machine
 from fastconv.report import runs
 
 from . import driver
@@ -77,7 +77,7 @@ class Record:
             "flops": group.dense_flops if one.role == runs.ASIDE else group.flops,
             "bytes": group.bytes,
             "reproduce": reproduce,
-            "machine": self.machine.line(),
+            "machine": device.line() if group.backend == "cuda" else self.machine.line(),
             "threads": self.machine.threads,
             "threading_layer": self.machine.threading_layer,
             "isa": self.machine.isa,

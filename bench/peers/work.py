@@ -46,13 +46,15 @@ class Prepared:
 
     call() is what is timed, and returns outputs as the runtime has them; read(outputs) makes NumPy arrays of them, in
     the order of expected.outputs and with channels first; kernel() names what did the work, where that is known;
-    poison() fills what the next call is to write with NaN, where that memory is known.
+    poison() fills what the next call is to write with NaN, where that memory is known; timed(count), of work on a
+    device that has a clock of its own, is the seconds that so many calls took, and what the last one returned.
     """
 
     call: Callable[[], Any]
     read: Callable[[Any], list[np.ndarray]]
     kernel: Callable[[], str] = lambda: ""
     poison: Callable[[], None] = lambda: None
+    timed: Callable[[int], tuple[float, Any]] | None = None
 
 
 def program(module: str, *arguments: Any) -> str:

@@ -90,7 +90,10 @@ class Session:
         for number in range(calls):
             if poison and number == calls - 1:
                 prepared.poison()
-            if repeat == 1:
+            if prepared.timed is not None:
+                taken, last = prepared.timed(repeat)
+                seconds.append(taken / repeat)
+            elif repeat == 1:
                 start = clock()
                 last = call()
                 seconds.append(clock() - start)

@@ -59,6 +59,8 @@ def _bias_gradient(g: Array) -> Array:
         from fastconv.kernels.cpu import sums
 
         return cast(Array, sums.of_channels(planes))
+    if (kernels := ops.on_device(planes)) is not None:
+        return cast(Array, kernels.sums_of_channels(planes))
     return cast(Array, planes.sum(axis=(0, 2)))
 
 
@@ -688,6 +690,7 @@ def cross_entropy(
 
     input (N, C, …) or (C); target: class indices (N, …) or (), any integer dtype, or probabilities of the shape and
     dtype of input. q is the target's distribution, (1 − s)·q + s/C with label_smoothing s, times weight (C).
+    ValueError for a class that there is none of; on a CUDA device, which is not waited for, its loss is NaN.
     Source: torch.nn.functional.cross_entropy.
     """
     one_of("reduction", reduction, REDUCTIONS)
@@ -710,6 +713,10 @@ def cross_entropy(
     elif t.dtype.kind in "iu":
         if t.shape != a.shape[:axis] + a.shape[axis + 1 :]:
             raise ValueError(f"target={t.shape}: needs input's shape {a.shape} without its dimension {axis}")
+        if (kernels := ops.on_device(a, w)) is not None:
+            given = None if weight is None else w
+            loss = kernels.CrossEntropy(a, t, given, ignore_index, reduction, smoothing)
+            return record(input, loss.y, (input, lambda g: loss.gradient(g.astype(a.dtype, copy=False)), a))
         counted = t != ignore_index
         some = not counted.all()
         check_classes("target", t[counted] if some else t, classes)
@@ -736,11 +743,11 @@ def cross_entropy(
     if reduction == "mean":
         # All ignored: 0/0 is NaN, as in torch, and the gradient below is 0.
         with np.errstate(invalid="ignore"):
-            y = y / a.dtype.type(total)
+            y = y / xp.asarray(total).astype(a.dtype)
 
     def spread(g: Array) -> Array:
         g = xp.expand_dims(g, axis) if reduction == "none" else g
-        return g / a.dtype.type(total or 1) if reduction == "mean" else g
+        return g / xp.asarray(total or 1).astype(a.dtype) if reduction == "mean" else g
 
     return record(
         input,

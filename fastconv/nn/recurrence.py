@@ -55,8 +55,8 @@ def run(
     kernel = choose(op, p, algorithm, where, kept=kept is not None and not recorded)
     call = bound(kernel, p)
     none = call.none
-    # Where all that a kernel reads of the weights is kept, they need not be laid beside each other.
-    made = kept.get(kernel) if kept is not None and not recorded else None
+    # Where all that a CPU kernel reads of the weights is kept, they need not be laid beside each other.
+    made = kept.get(kernel) if kept is not None and not recorded and where == "cpu" else None
     arrays = [none if not each or made is not None else prepared(_stacked([array(w) for w in each])) for each in named]
     begin = [prepared(array(state)) for state in given] + [none] * (2 - len(given))
     counts = _NO_LENGTHS if lengths is None else lengths
