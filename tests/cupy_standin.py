@@ -83,7 +83,8 @@ class ndarray:  # noqa: N801 - CuPy's name
         return out[0] if out is not None and method == "__call__" else _made(result)
 
     def __array_function__(self, function, types_, args, kwargs):
-        return getattr(module, function.__name__)(*args, **kwargs)
+        inside = module.linalg if function.__module__ == "numpy.linalg" else module
+        return getattr(inside, function.__name__)(*args, **kwargs)
 
     def __getattr__(self, name):
         if not hasattr(real.ndarray, name):
@@ -306,6 +307,7 @@ class _Cupy(types.ModuleType):
     ndarray = ndarray
     RawModule = RawModule
     cuda = _Cuda("cupy.cuda")
+    linalg: types.ModuleType
 
     def asarray(self, value, dtype=None, order=None):
         if isinstance(value, ndarray) and dtype in (None, value.dtype):
@@ -325,18 +327,30 @@ class _Cupy(types.ModuleType):
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        if not hasattr(real, name):
-            raise AttributeError(f"module 'cupy' has no attribute {name!r}")
-        value = getattr(np, name)
-        if not callable(value) or isinstance(value, type):
-            return value
+        return _wrapped(name, real, np)
 
-        def function(*args, **kwargs):
-            return _made(value(*map(_given, args), **_all_given(kwargs)))
 
-        if isinstance(value, np.ufunc):
-            function.at = lambda a, *rest: value.at(a._a, *map(_given, rest[:1]), *map(_given, rest[1:]))
-        return function
+class _Linalg(types.ModuleType):
+    """numpy.linalg, in the same way."""
+
+    def __getattr__(self, name):
+        return _wrapped(name, real.linalg, np.linalg)
+
+
+def _wrapped(name, known, source):
+    """A function of NumPy's on CuPy arrays, if CuPy has it."""
+    if not hasattr(known, name):
+        raise AttributeError(f"module {known.__name__!r} has no attribute {name!r}")
+    value = getattr(source, name)
+    if not callable(value) or isinstance(value, type):
+        return value
+
+    def function(*args, **kwargs):
+        return _made(value(*map(_given, args), **_all_given(kwargs)))
+
+    if isinstance(value, np.ufunc):
+        function.at = lambda a, *rest: value.at(a._a, *map(_given, rest))
+    return function
 
 
 def _at(where):
@@ -348,6 +362,7 @@ def _at(where):
     return np.frombuffer((ctypes.c_byte * (count * dtype.itemsize)).from_address(where["data"][0]), dtype)
 
 
+_Cupy.linalg = _Linalg("cupy.linalg")
 module = _Cupy("cupy")
 
 

@@ -11,6 +11,7 @@ import sys
 import cupy_standin
 import numpy as np
 import pytest
+from cupy.cuda import nvrtc
 from helpers import HERE, child
 
 import fastconv
@@ -165,6 +166,60 @@ def test_array_functions(cp):
         close(found, one, cp)
 
 
+@pytest.mark.parametrize("options", [{}, {"padding_idx": 2}, {"scale_grad_by_freq": True}, {"max_norm": 1.0}])
+def test_embedding(cp, options):
+    numbers = np.array([[3, 1, 2], [3, 3, 0]])
+
+    def both(numbers, weight):
+        table = nn.Embedding.from_pretrained(weight, freeze=False, **options)
+        y = table(Tensor(numbers))
+        (y * y).sum().backward()
+        return y.detach()._array, table.weight.grad._array
+
+    weight = random(5, 4)
+    on = cp.asarray(numbers), cp.asarray(weight)
+    for found, wanted in zip(both(*on), both(numbers, weight), strict=True):
+        close(found, wanted, cp)
+    with pytest.raises(TypeError, match="on the CPU"):
+        F.embedding(numbers, cp.asarray(weight))
+
+
+def test_ctc_is_for_the_cpu(cp):
+    x = F.log_softmax(cp.asarray(random(5, 2, 4)), 2)
+    with pytest.raises(TypeError, match="log_probs: is on cuda:0, needs an array on the CPU"):
+        F.ctc_loss(x, np.array([[1, 2], [1, 3]]), [5, 5], [2, 2])
+
+
+@pytest.mark.parametrize("size", [(4, 3), (3, 5)])
+def test_adaptive_maxima_have_their_places(cp, size):
+    x = np.round(random(2, 3, 9, 8))
+    for found, wanted in zip(
+        F.adaptive_max_pool2d(cp.asarray(x), size, True), F.adaptive_max_pool2d(x, size, True), strict=True
+    ):
+        np.testing.assert_array_equal(found.get(), wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignore_index": 2}, {"reduction": "none"}])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(6, 5), (5,), (2, 5, 3)])
+def test_cross_entropy(cp, shape, weighted, options):
+    x, generator = random(*shape), np.random.default_rng(3)
+    labels = generator.integers(0, 5, shape[:1] + shape[2:] if len(shape) > 1 else ())
+    weight = np.abs(random(5)) if weighted else None
+
+    def both(x, labels, weight):
+        x = Tensor(x, requires_grad=True)
+        loss = F.cross_entropy(x, labels, weight, **options)
+        loss.sum().backward()
+        return loss.detach()._array, x.grad._array
+
+    on = (cp.asarray(x), cp.asarray(labels), None if weight is None else cp.asarray(weight))
+    for found, wanted in zip(both(*on), both(x, labels, weight), strict=True):
+        close(found, wanted, cp)
+    with pytest.raises(ValueError, match="target="):
+        F.cross_entropy(on[0], cp.asarray(np.zeros((7, 7), np.int64)))
+
+
 def test_no_images(cp):
     y = functional.conv2d(cp.asarray(random(0, 3, 9, 8)), cp.asarray(random(5, 3, 3, 3)))
     assert type(y) is cp.ndarray
@@ -314,9 +369,18 @@ def test_tables_are_uploaded_once(cp):
 
 @pytest.mark.parametrize("file", sorted(builds.BUILDS))
 def test_a_source_stands_alone(file):
-    """CuPy knows what it compiled by its text, so that no header of ours may be outside of it."""
-    assert '.cuh"' not in launch.source(file)
-    assert "#pragma once" not in launch.source(file)
+    """CuPy knows what it compiled by its text, so that no header of ours may be outside of it; its NVRTC takes it."""
+    source = launch.source(file)
+    assert '.cuh"' not in source
+    assert "#pragma once" not in source
+    defines = [f"-D{name}={value}" for name, value in builds.BUILDS[file][0].items()]
+    folders = [f"-I{folder}" for folder in launch.include_folders()]
+    program = nvrtc.createProgram(source, file, (), ())
+    try:
+        nvrtc.compileProgram(program, ("-arch=sm_80", "-std=c++17", *folders, *defines))
+        assert nvrtc.getCUBIN(program)
+    finally:
+        nvrtc.destroyProgram(program)
 
 
 # What waits for a device, on the stand-in: none of it is broken in itself.

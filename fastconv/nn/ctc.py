@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastconv.autograd import Array, Variable, array, is_array, record
+from fastconv.device import is_cupy, name_of
 from fastconv.nn.checks import check_classes, one_of, real, whole
 from fastconv.nn.module import Module
 from fastconv.problem import boolean
@@ -25,6 +26,8 @@ REDUCTIONS = ("none", "mean", "sum")
 def _batched(log_probs: Any) -> Array:
     """The array of log_probs as (T, N, C)."""
     a = real("log_probs", log_probs)
+    if is_cupy(a):
+        raise TypeError(f"log_probs: is on {name_of(a)}, needs an array on the CPU")
     if a.ndim not in (2, 3) or not a.shape[-1]:
         raise ValueError(f"log_probs={a.shape}: needs shape (T, N, C) or (T, C), at least one class")
     return a if a.ndim == 3 else a[:, None]

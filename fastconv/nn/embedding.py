@@ -8,7 +8,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.autograd import Array, Variable, array, record
+from fastconv.autograd import Array, Variable, array, array_module, record
+from fastconv.device import check_together, is_cupy
 from fastconv.memory import empty
 from fastconv.nn import init
 from fastconv.nn.checks import float_dtype, real, whole
@@ -46,8 +47,9 @@ def _dense(sparse: Any) -> bool:
 def _shrink(weight: Any, indices: Array, max_norm: float, norm_type: float) -> None:
     """Scale those of the rows that are longer than max_norm to that length, in place."""
     w = array(weight)
-    rows = np.unique(indices)
-    norms = np.linalg.norm(w[rows].astype(np.float64), norm_type, axis=1)
+    xp = array_module(w)
+    rows = xp.unique(indices)
+    norms = xp.linalg.norm(w[rows].astype(np.float64), norm_type, axis=1)
     long = norms > max_norm
     if long.any():
         # torch's guard against a division by 0.
@@ -59,12 +61,18 @@ def _shrink(weight: Any, indices: Array, max_norm: float, norm_type: float) -> N
 
 def _scatter(g: Array, indices: Array, shape: tuple[int, ...], padding: int | None, by_frequency: bool) -> Array:
     """gw[i] = Σ of the rows of g (M, D) whose index is i, over their number if by_frequency."""
-    gw = np.zeros(shape, g.dtype)
+    xp = array_module(g)
+    gw: Array = xp.zeros(shape, g.dtype)
     if padding is not None:
         counted = indices != padding
         g, indices = g[counted], indices[counted]
     if not indices.size:
         return gw
+    if xp is not np:
+        # In no order that anybody knows.
+        xp.add.at(gw, indices, g)
+        counts = xp.maximum(xp.bincount(indices, minlength=shape[0]), 1)[:, None].astype(g.dtype)
+        return gw / counts if by_frequency else gw
     order = np.argsort(indices, kind="stable")
     rows, first, counts = np.unique(indices[order], return_index=True, return_counts=True)
     once = counts == 1
@@ -97,6 +105,8 @@ def embedding(
     Source: torch.nn.functional.embedding.
     """
     indices, w = array(input), real("weight", weight)
+    if is_cupy(indices) or is_cupy(w):
+        check_together({"input": indices, "weight": w})
     if indices.dtype.kind not in "iu":
         raise TypeError(f"input: dtype {indices.dtype} is not supported, needs an integer dtype")
     if w.ndim != 2:
@@ -111,9 +121,12 @@ def embedding(
     taken = indices.astype(np.intp)
     if max_norm is not None:
         _shrink(weight, taken, _positive("max_norm", max_norm), _positive("norm_type", norm_type))
-    y = empty((*taken.shape, w.shape[1]), w.dtype)
-    # Every index is a row, and modes other than "raise" write to `out` without a buffer.
-    w.take(taken, axis=0, out=y, mode="clip")
+    if array_module(w) is np:
+        y = empty((*taken.shape, w.shape[1]), w.dtype)
+        # Every index is a row, and modes other than "raise" write to `out` without a buffer.
+        w.take(taken, axis=0, out=y, mode="clip")
+    else:
+        y = w.take(taken, axis=0)
     shape = w.shape
 
     def gradient(g: Array) -> Array:

@@ -339,6 +339,15 @@ def adaptive_avg_pool2d(input: T, output_size: OutputSize) -> T:
     if plain:
         return avg_pool2d(input, *plain)
     height, width = a.shape[-2:]
+    if (kernels := ops.on_device(a)) is not None:
+        size = image_shape(a)
+        y = kernels.adaptive_means(_shaped(a, size), (len(rows), len(columns)))
+        shape = y.shape
+
+        def gradient(g: Array) -> Array:
+            return _shaped(kernels.adaptive_means_grad(_shaped(g, shape), size), a.shape)
+
+        return record(input, _shaped(y, (*a.shape[:-2], *shape[2:])), (input, gradient))
     y = _means(_means(a, rows, -2), columns, -1)
     return record(input, y, (input, lambda g: _means_grad(_means_grad(g, columns, -1, width), rows, -2, height)))
 
@@ -355,6 +364,15 @@ def adaptive_max_pool2d(input: T, output_size: OutputSize, return_indices: bool 
     boolean("return_indices", return_indices)
     x = _shaped(a, image_shape(a))
     n, c, height, width = x.shape
+    if (kernels := ops.on_device(a)) is not None:
+        y, indices, places = kernels.adaptive_maxima(x, (len(rows), len(columns)))
+        large, small = y.shape, (*a.shape[:-2], *y.shape[2:])
+
+        def on_device(g: Array) -> Array:
+            return _shaped(kernels.adaptive_maxima_grad(_shaped(g, large), places, x.shape), a.shape)
+
+        out = record(input, y.reshape(small), (input, on_device, places))
+        return (out, record(input, indices.reshape(small))) if return_indices else out
     xp = array_module(x)
     y = xp.empty((n, c, len(rows), len(columns)), x.dtype)
     indices = xp.empty(y.shape, np.int64)

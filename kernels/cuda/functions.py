@@ -6,7 +6,7 @@ The modules beside this one have the launches, on arrays that the caller owns.
 import numpy as np
 
 from fastconv.device import array_module, is_cupy, prepared
-from fastconv.kernels.cuda import optim, pointwise, softmax, sums
+from fastconv.kernels.cuda import adaptive, optim, pointwise, softmax, sums
 
 
 def take(*arrays):
@@ -59,6 +59,39 @@ def sums_of_channels(x):
     scratch = xp.empty(sums.scratch(images, channels, x.size // (images * channels)), x.dtype)
     sums.of_channels(x, y, scratch)
     return y
+
+
+def adaptive_means(x, sizes):
+    """The means of windows that cover x (N, C, H, W) evenly, of sizes (OH, OW)."""
+    x = prepared(x)
+    y = array_module(x).empty((*x.shape[:2], *sizes), x.dtype)
+    adaptive.avg_pool(x, y)
+    return y
+
+
+def adaptive_means_grad(gy, shape):
+    """The gradient of x, which has this shape."""
+    gy = prepared(gy)
+    gx = array_module(gy).empty(shape, gy.dtype)
+    adaptive.avg_pool_grad(gy, gx)
+    return gx
+
+
+def adaptive_maxima(x, sizes):
+    """(y, indices, places) of the largest element of each such window: int64 h·W + w, and what the gradient reads."""
+    x = prepared(x)
+    xp, shape = array_module(x), (*x.shape[:2], *sizes)
+    y, indices, places = xp.empty(shape, x.dtype), xp.empty(shape, np.int64), xp.empty(shape, np.int32)
+    adaptive.max_pool(x, y, indices, places)
+    return y, indices, places
+
+
+def adaptive_maxima_grad(gy, places, shape):
+    """The gradient of x, which has this shape."""
+    gy = prepared(gy)
+    gx = array_module(gy).empty(shape, gy.dtype)
+    adaptive.max_pool_grad(places, gy, gx)
+    return gx
 
 
 class CrossEntropy:
