@@ -146,6 +146,9 @@ class Kept:
             on_device = kernel.backend == "cuda"
             made = device.cupy().empty(elements, problem.dtype) if on_device else aligned(elements, problem.dtype)
             kernel.prepare(problem, *weights, made)
+            if on_device:
+                # Other streams may be the next to read it.
+                device.cupy().cuda.get_current_stream().synchronize()
             self._made[kernel.name] = made
         return made
 

@@ -293,6 +293,9 @@ class _Cuda(types.ModuleType):
     Stream = Stream
     runtime = _Runtime("cupy.cuda.runtime")
 
+    def get_current_stream(self):
+        return Stream()
+
     def get_elapsed_time(self, start, end):
         return (end.at - start.at) * 1e3
 
@@ -370,7 +373,7 @@ module = _Cupy("cupy")
 def installed(monkeypatch):
     """`import cupy` gives the stand-in, and kernels are launched through it."""
     monkeypatch.setitem(sys.modules, "cupy", module)
-    caches = device.cupy, launch._cupy, launch._compiled
+    caches = device.cupy, launch._cupy, launch._compiled, launch._function
     for cache in caches:
         cache.cache_clear()
     RawModule.launched.clear()

@@ -392,8 +392,8 @@ def on_the_standin(*arguments, **environment):
 
 
 def test_the_tests_for_a_device_run():
-    """One small case of every operation, streams and training."""
-    chosen = "conv-one-pixel or pool-1x1 or linear-one or lstm-one-step or stream or lenet"
+    """One small case of every operation, and streams; what trains stands above."""
+    chosen = "conv-one-pixel or pool-1x1 or linear-one or lstm-one-step or stream"
     done = on_the_standin("tests/test_gpu.py", "-k", chosen)
     assert re.search(r"^\d+ passed", done.stdout.splitlines()[-1]), done.stdout[-3000:] + done.stderr
     assert "no device" not in done.stdout

@@ -113,14 +113,17 @@ class Cupy:
         defines: Any,
         shared_mem: int = 0,
     ) -> None:
-        function = _compiled(file, tuple(sorted(defines.items()))).get_function(kernel)
+        function = _function(file, kernel, tuple(sorted(defines.items())))
         if shared_mem > _GIVEN_SHARED:
             function.max_dynamic_shared_size_bytes = shared_mem
         function(tuple(grid), tuple(block), tuple([self._given(one) for one in args]), shared_mem=shared_mem)
 
     def _given(self, value: Any) -> Any:
         """An argument as CuPy takes it."""
-        value = value.array if isinstance(value, Out) else value
+        if isinstance(value, Out):
+            if isinstance(value.array, np.ndarray):
+                raise TypeError("an output is a NumPy array: a kernel for CUDA devices writes to CuPy arrays")
+            value = value.array
         if value is None:
             # A null pointer; CuPy would pass none at all for None.
             return np.uint64(0)
@@ -131,9 +134,17 @@ class Cupy:
         if key not in self._tables:
             # With the array itself, so that no other one comes to have its id.
             self._tables[key] = table, self._cupy.asarray(table)
+            # Other streams may be the next to read it.
+            self._cupy.cuda.get_current_stream().synchronize()
             if len(self._tables) > _MOST_TABLES:
                 self._tables.popitem(last=False)
         return self._tables[key][1]
+
+
+@lru_cache(maxsize=1024)
+def _function(file: str, kernel: str, defines: tuple[tuple[str, object], ...]) -> Any:
+    """A kernel, by CuPy. It is looked up once: CuPy would hash the source at each call."""
+    return _compiled(file, defines).get_function(kernel)
 
 
 @lru_cache(maxsize=256)
@@ -216,6 +227,37 @@ def _emulated(path: Path, defines: tuple[tuple[str, object], ...], flavour: str)
     from fastconv import cudaemu
 
     return cudaemu.Module(path, dict(defines), flavour)
+
+
+class Interpreted:
+    """The interpreter of the PTX that nvcc makes (fastconv.cudaemu.ptx); contract: whether with fused multiply-adds."""
+
+    def __init__(self, contract: bool = True, device: Device = A100) -> None:
+        self.contract, self.device, self.folder, self.launches = contract, device, HERE, 0
+
+    def __call__(
+        self,
+        file: str,
+        kernel: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        defines: Any,
+        shared_mem: int = 0,
+    ) -> None:
+        from fastconv import cudaemu
+
+        function = _interpreted(self.folder / file, tuple(sorted(defines.items())), self.contract).get_function(kernel)
+        given = [cudaemu.Out(one.array) if isinstance(one, Out) else _scalar(one) for one in args]
+        self.launches += 1
+        function(grid, block, given, shared_mem)
+
+
+@lru_cache(maxsize=64)
+def _interpreted(path: Path, defines: tuple[tuple[str, object], ...], contract: bool) -> Any:
+    from fastconv.cudaemu import ptx
+
+    return ptx.Module(path, dict(defines), contract)
 
 
 def _scalar(value: Any) -> Any:
