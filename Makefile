@@ -48,9 +48,10 @@ bench bench-full: bench-env $(VENV)/.bench
 	$(BIN)/python -m pytest --benchmark $(if $(filter bench,$@),--quick) --benchmark-json=$(RUN) $(BENCH) || status=$$?; \
 	$(MAKE) --no-print-directory report && exit $${status:-0}
 
-# Registers, occupancy, main loops: computed, not measured. Needs nvcc.
+# Tables and out/cuda.html of what can be known without a GPU: computed, not measured. Needs nvcc and g++.
+# make cuda-report ARGS="-k winograd sm_90"
 cuda-report: $(VENV)/.test
-	$(BIN)/python tools/cuda_report.py
+	$(BIN)/python -m tools.cuda_report $(ARGS)
 
 report: $(VENV)/.bench
 	$(BIN)/fastconv report $(RUN) -o $(RUN:.json=.html)

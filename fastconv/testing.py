@@ -224,12 +224,20 @@ def inputs(op: str, problem: Problem, seed: int = 0) -> tuple[Array, ...]:
     generator = np.random.default_rng([zlib.crc32(repr((op, problem)).encode()), seed])
     if isinstance(problem, RecurrentProblem):
         return testing_rnn.inputs(op, problem, generator)
+    return tuple(generator.standard_normal(shape).astype(problem.dtype) for shape in input_shapes(op, problem))
+
+
+def input_shapes(op: str, problem: Problem) -> list[tuple[int, ...]]:
+    """The shape of every input of `op`; of absent ones (0,)."""
+    if isinstance(problem, RecurrentProblem):
+        found = testing_rnn.shapes(problem)
+        return [found[name] for name in OPS[op].inputs]
     shapes: dict[str, tuple[int, ...]] = {"x": problem.input_shape, "gy": problem.output_shape}
     if not isinstance(problem, PoolProblem):
         shapes["w"] = problem.weight_shape
         shapes["b"] = (problem.o,) if problem.bias else (0,)
         shapes["z"] = problem.output_shape if isinstance(problem, ConvProblem) and problem.add else (0,)
-    return tuple(generator.standard_normal(shapes[name]).astype(problem.dtype) for name in OPS[op].inputs)
+    return [shapes[name] for name in OPS[op].inputs]
 
 
 def poisoned_run(kernel: Kernel, problem: Problem, arrays: tuple[Array, ...], **made: Array) -> tuple[Array, ...]:

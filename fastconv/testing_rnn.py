@@ -13,23 +13,28 @@ from fastconv.problem import SAVED, RecurrentProblem
 from fastconv.registry import OPS
 
 
+def shapes(p: RecurrentProblem) -> dict[str, tuple[int, ...]]:
+    """The shape of every input that a recurrent operation may have, in the order in which `inputs` draws them."""
+    found = dict(zip(("w_ih", "w_hh", "b_ih"), p.weight_shapes, strict=True))
+    found["b_hh"] = found["b_ih"]
+    found |= {"x": p.input_shape, "gy": p.output_shape, "h0": p.state_shape if p.state else (0,)}
+    found |= {"ghn": p.state_shape, "p": (p.directions, 3 * p.h) if p.peephole else (0,)}
+    found["c0"] = found["h0"] if p.cell == "lstm" else (0,)
+    found["gcn"] = p.state_shape if p.cell == "lstm" else (0,)
+    return found | {"lengths": (p.b if p.ragged else 0,), "saved": p.saved_shape}
+
+
 def inputs(op: str, p: RecurrentProblem, generator: np.random.Generator) -> tuple[Array, ...]:
     """Random inputs of `op`: standard normal, weights so small that sums are of the order of 1, lengths from 0 to t."""
-    shapes = dict(zip(("w_ih", "w_hh", "b_ih"), p.weight_shapes, strict=True))
-    shapes["b_hh"] = shapes["b_ih"]
-    shapes |= {"x": p.input_shape, "gy": p.output_shape, "h0": p.state_shape if p.state else (0,)}
-    shapes |= {"ghn": p.state_shape, "p": (p.directions, 3 * p.h) if p.peephole else (0,)}
-    shapes["c0"] = shapes["h0"] if p.cell == "lstm" else (0,)
-    shapes["gcn"] = p.state_shape if p.cell == "lstm" else (0,)
     found: dict[str, Array] = {}
     # A state that is not among the inputs of the way back is there all the same: what was saved is made with it.
-    for name in (*shapes, "lengths"):
+    for name, shape in shapes(p).items():
         if name == "lengths":
-            found[name] = generator.integers(0, p.t + 1, p.b if p.ragged else 0)
-            continue
-        weights = name[0] in "wbp"
-        values = generator.standard_normal(shapes[name]) / (math.sqrt(max(p.i, p.h)) if weights else 1)
-        found[name] = values.astype(p.dtype)
+            found[name] = generator.integers(0, p.t + 1, shape)
+        elif name != "saved":
+            weights = name[0] in "wbp"
+            values = generator.standard_normal(shape) / (math.sqrt(max(p.i, p.h)) if weights else 1)
+            found[name] = values.astype(p.dtype)
     if "saved" in OPS[op].inputs:
         found["saved"] = saved(p, found).astype(p.dtype)
     return tuple(found[name] for name in OPS[op].inputs)

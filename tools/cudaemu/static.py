@@ -42,6 +42,7 @@ LIMITS: Mapping[str, Limits] = {
     "sm_75": Limits(1024, 16, 64 * 1024, shared_reserved=0),
     "sm_80": Limits(2048, 32, 164 * 1024),
     "sm_86": Limits(1536, 16, 100 * 1024),
+    "sm_89": Limits(1536, 24, 100 * 1024),
     "sm_90": Limits(2048, 32, 228 * 1024),
     "sm_100": Limits(2048, 32, 228 * 1024),
     "sm_120": Limits(1536, 24, 100 * 1024),
@@ -66,15 +67,20 @@ def parse(words: str) -> list[Usage]:
     return found
 
 
-def nvcc(path: Path, defines: Mapping[str, object], architecture: str, cubin: Path | None = None) -> list[Usage]:
-    """Compile a file with nvcc, to a file if `cubin` names one. CompileError if it is absent, or warns, or spills."""
+def nvcc(
+    path: Path, defines: Mapping[str, object], architecture: str, cubin: Path | None = None, strict: bool = True
+) -> list[Usage]:
+    """Compile a file with nvcc, to a file if `cubin` names one. CompileError if it is absent, or if it warns or spills
+    and that is not allowed, which `strict` says."""
     compiler = shutil.which("nvcc")
     if compiler is None:
         raise CompileError("nvcc is not here: install the CUDA toolkit")
     given = [f"-D{name}={value}" for name, value in defines.items()]
     with tempfile.TemporaryDirectory() as folder:
-        strict = ["-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage,-Werror"]
-        command = [compiler, "-cubin", f"-arch={architecture}", "-std=c++17", *strict, *given]
+        words = ["-Xptxas", "-v"]
+        if strict:
+            words = ["-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage,-Werror"]
+        command = [compiler, "-cubin", f"-arch={architecture}", "-std=c++17", *words, *given]
         command += [str(path), "-o", str(cubin or Path(folder, "out.cubin"))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -84,11 +90,15 @@ def nvcc(path: Path, defines: Mapping[str, object], architecture: str, cubin: Pa
 
 _LABEL, _INSTRUCTION = re.compile(r"\s*(\.L_x_\d+):"), re.compile(r"\s*/\*[0-9a-f]+\*/\s+(.*?);")
 _SECTION = re.compile(r"\s*\.section\s+\.text\.(\w+),")
+# What a main loop is there for, the first that any loop has: products, or loads.
+_MAIN = ("HMMA", "HGMMA", "FFMA", "DFMA", "LDG")
+_TENSOR = re.compile(r"\bHG?MMA\.\S+")
 _BACK, _GUARD = re.compile(r"\bBRA\b.*(\.L_x_\d+)"), re.compile(r"^@!?U?P\w+\s+")
 
 
 def main_loop(sass: str) -> Counter[str]:
-    """How often each instruction stands in the loop of a kernel's SASS that has most FFMA; empty without a loop."""
+    """How often each instruction stands in a kernel's main loop: the one in its SASS that has most products of tensor
+    cores, else most FFMA, else most loads; empty without a loop."""
     labels: dict[str, int] = {}
     instructions: list[str] = []
     loops: list[Counter[str]] = [Counter()]
@@ -101,18 +111,28 @@ def main_loop(sass: str) -> Counter[str]:
             if back and back[1] in labels:
                 body = instructions[labels[back[1]] :]
                 loops.append(Counter(_GUARD.sub("", one).split()[0].split(".")[0] for one in body))
-    return max(loops, key=lambda loop: loop["FFMA"])
+    return max(loops, key=lambda loop: [loop[name] for name in _MAIN])
 
 
-def main_loops(path: Path, defines: Mapping[str, object], architecture: str) -> dict[str, Counter[str]]:
-    """`main_loop` of every kernel of a file as nvcc compiles it. CompileError without nvcc or nvdisasm."""
+def precision(sass: str) -> str:
+    """What a kernel multiplies by tensor cores, "tf32", "bfloat16" or "float16"; "" if its SASS has no such product."""
+    products = _TENSOR.findall(sass)
+    if not products:
+        return ""
+    kinds = (("TF32", "tf32"), ("BF16", "bfloat16"))
+    return next((name for word, name in kinds if any(word in one for one in products)), "float16")
+
+
+def sass(path: Path, defines: Mapping[str, object], architecture: str) -> dict[Usage, str]:
+    """Every kernel of a file as nvcc compiles it, spilling or not, by what it uses. CompileError without nvcc or
+    nvdisasm."""
     tools = [tool for place in _wheels() for tool in place.glob("cu*/bin/nvdisasm")]
     tool = shutil.which("nvdisasm") or (str(tools[-1]) if tools else None)
     if tool is None:
         raise CompileError("nvdisasm is not here: pip install nvidia-cuda-nvdisasm")
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "out.cubin")
-        usages = nvcc(path, defines, architecture, cubin)
+        usages = nvcc(path, defines, architecture, cubin, strict=False)
         done = subprocess.run([tool, "-c", str(cubin)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise CompileError(f"nvdisasm: {done.stderr}")
@@ -123,7 +143,12 @@ def main_loops(path: Path, defines: Mapping[str, object], architecture: str) -> 
             section = _SECTION.match(line)
             current = texts.setdefault(section[1], []) if section else []
         current.append(line)
-    return {usage.kernel: main_loop("\n".join(texts[usage.kernel])) for usage in usages}
+    return {usage: "\n".join(texts[usage.kernel]) for usage in usages}
+
+
+def main_loops(path: Path, defines: Mapping[str, object], architecture: str) -> dict[str, Counter[str]]:
+    """`main_loop` of every kernel of a file as nvcc compiles it. CompileError without nvcc or nvdisasm."""
+    return {usage.kernel: main_loop(text) for usage, text in sass(path, defines, architecture).items()}
 
 
 def _wheels() -> list[Path]:

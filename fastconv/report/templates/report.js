@@ -38,11 +38,9 @@
   DataTable.ext.type.order["figure-desc"] = compare(-1);
   const plain = { paging: false, info: false, autoWidth: false, order: [], layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null } };
   const tables = {};
-  for (const id of ["layer-table", "row-table", "history-table"]) {
-    const element = document.getElementById(id);
-    if (!element) continue;
+  for (const element of all("table[id]")) {
     const columns = all("thead th", element).map((th) => (th.dataset.type ? { type: th.dataset.type } : { type: "string" }));
-    tables[id] = new DataTable(element, { ...plain, columns, language: { zeroRecords: "nothing like that" } });
+    tables[element.id] = new DataTable(element, { ...plain, columns, language: { zeroRecords: "nothing like that" } });
   }
   all("form.filters").forEach((form) => {
     const table = tables[form.dataset.for];
