@@ -64,6 +64,12 @@ def _bias_gradient(g: Array) -> Array:
     return cast(Array, planes.sum(axis=(0, 2)))
 
 
+def _feature_sums(g: Array) -> Array:
+    """Σ over the rows of g (M, F)."""
+    kernels = ops.on_device(g)
+    return cast(Array, g.sum(axis=0) if kernels is None else kernels.sums_of_channels(g))
+
+
 def _gradient(op: str, p: Problem, *inputs: Array) -> Array:
     """The result of a gradient operation, by the kernel that is chosen for it."""
     if any(a.dtype != p.dtype for a in inputs):
@@ -536,7 +542,7 @@ def linear(
         _shaped(y, (*before[:-1], shape[1])),
         (input, grad_input, weight),
         (weight, grad_weight, input),
-        (bias, lambda g: g.reshape(shape).sum(axis=0)),
+        (bias, lambda g: _feature_sums(_shaped(g, shape))),
     )
 
 

@@ -2,12 +2,22 @@
 
 #pragma once
 
+template <class T>
+static __device__ __forceinline__ T relu(T x) {
+    // NaN stays NaN.
+    return x < 0 ? (T)0 : x;
+}
+
+template <class T>
+static __device__ __forceinline__ T sigmoid(T x) {
+    T e = exp(-fabs(x));
+    return (x >= 0 ? (T)1 : e) / (1 + e);
+}
+
 // Not inlined: an unrolled loop may call it in dozens of places, and compiling took seconds.
-static __device__ __noinline__ float activated(float x, int activation) {
-    if (activation == 1) return x < 0.0f ? 0.0f : x;
-    if (activation == 2) {
-        float e = expf(-fabsf(x));
-        return (x >= 0.0f ? 1.0f : e) / (1.0f + e);
-    }
-    return activation == 3 ? tanhf(x) : x;
+template <class T>
+static __device__ __noinline__ T activated(T x, int activation) {
+    if (activation == 1) return relu(x);
+    if (activation == 2) return sigmoid(x);
+    return activation == 3 ? tanh(x) : x;
 }

@@ -4,19 +4,13 @@
 //
 // A block is a rectangle of one plane: nothing is divided in the loops. REAL is float or double.
 
+#include "activation.cuh"
+#include "reduce.cuh"
+
 #ifndef REAL
 #define REAL float
 #endif
 #define THREADS 256
-
-static __device__ __forceinline__ REAL activated(REAL x, int activation) {
-    if (activation == 1) return x < 0 ? (REAL)0 : x;
-    if (activation == 2) {
-        REAL e = exp(-fabs(x));
-        return (x >= 0 ? (REAL)1 : e) / (1 + e);
-    }
-    return activation == 3 ? tanh(x) : x;
-}
 
 // y[n,o,i,j] = activation(bias[o] + Σ w[o,c,r,s] · x[n, c, i·sh + r·dh − top, j·sw + s·dw − left] + z), in channels of
 // o's group; planes of y are blockIdx.z, n·o_count + o.
@@ -45,7 +39,8 @@ direct(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __res
                 }
             }
         size_t to = ((size_t)plane * oh + i) * ow + j;
-        y[to] = activated(z ? total + z[to] : total, activation);
+        if (z) total += z[to];
+        y[to] = activation ? activated(total, activation) : total;
     }
 }
 
@@ -82,7 +77,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
 direct_grad_weight(const REAL* __restrict__ x, const REAL* __restrict__ gy, REAL* __restrict__ gw, int n_count, int o_count,
                    int c_count, int groups, int h, int width, int oh, int ow, int kh, int kw, int sh, int sw, int top,
                    int left, int dh, int dw) {
-    __shared__ REAL parts[THREADS / 32];
     int cg = c_count / groups, og = o_count / groups, taps = kh * kw;
     for (int number = blockIdx.x; number < o_count * cg * taps; number += gridDim.x) {
         int tap = number % taps, c = number / taps % cg, o = number / taps / cg;
@@ -97,14 +91,7 @@ direct_grad_weight(const REAL* __restrict__ x, const REAL* __restrict__ gy, REAL
                 if ((unsigned)v < (unsigned)h && (unsigned)u < (unsigned)width) total += g[k] * from[(size_t)v * width + u];
             }
         }
-        for (int step = 16; step; step /= 2) total += __shfl_down_sync(0xffffffffu, total, step);
-        if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = total;
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            for (int k = 1; k < THREADS / 32; k++) total += parts[k];
-            gw[number] = total;
-        }
-        // Nobody writes parts for the next weight while they are read.
-        __syncthreads();
+        total = over_block<Sum>(total);
+        if (threadIdx.x == 0) gw[number] = total;
     }
 }

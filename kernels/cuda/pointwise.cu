@@ -2,29 +2,29 @@
 //
 // FUNCTION is 1 (ReLU), 2 (sigmoid) or 3 (tanh). Arrays begin on 16 bytes, as CuPy's do; the tail goes one by one.
 
+#include "activation.cuh"
+
 #ifndef FUNCTION
 #define FUNCTION 1
 #endif
 
 static __device__ __forceinline__ float value_of(float x) {
 #if FUNCTION == 1
-    // NaN stays NaN.
-    return x < 0.0f ? 0.0f : x;
+    return relu(x);
 #elif FUNCTION == 2
-    float e = expf(-fabsf(x));
-    return (x >= 0.0f ? 1.0f : e) / (1.0f + e);
+    return sigmoid(x);
 #else
     return tanhf(x);
 #endif
 }
 
-static __device__ __forceinline__ float slope_of(float y) {
+static __device__ __forceinline__ float gradient_of(float y, float g) {
 #if FUNCTION == 1
-    return y <= 0.0f ? 0.0f : 1.0f;
+    return y <= 0.0f ? 0.0f : g;
 #elif FUNCTION == 2
-    return y * (1.0f - y);
+    return g * (y * (1.0f - y));
 #else
-    return (1.0f - y) * (1.0f + y);
+    return g * ((1.0f - y) * (1.0f + y));
 #endif
 }
 
@@ -43,7 +43,7 @@ gradient(const float* __restrict__ y, const float* __restrict__ gy, float* __res
     for (int k = first; k < n / 4; k += step) {
         float4 v = reinterpret_cast<const float4*>(y)[k], g = reinterpret_cast<const float4*>(gy)[k];
         reinterpret_cast<float4*>(gx)[k] =
-            make_float4(g.x * slope_of(v.x), g.y * slope_of(v.y), g.z * slope_of(v.z), g.w * slope_of(v.w));
+            make_float4(gradient_of(v.x, g.x), gradient_of(v.y, g.y), gradient_of(v.z, g.z), gradient_of(v.w, g.w));
     }
-    for (int k = n / 4 * 4 + first; k < n; k += step) gx[k] = gy[k] * slope_of(y[k]);
+    for (int k = n / 4 * 4 + first; k < n; k += step) gx[k] = gradient_of(y[k], gy[k]);
 }

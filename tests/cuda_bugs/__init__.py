@@ -2,7 +2,7 @@
 
 A file here for each .cu file: BUGS = {what is wrong: (kernel that has it, what is right, what is wrong)}, with a fourth
 entry where the change is in a header. `right` stands once in the file, or is followed by what makes it so. The kernels
-of MODULES, of kernels/cuda, then do all small cases; for kernels of no operation works() says whether they are right.
+of MODULES, of kernels/cuda, then do all small cases; of what these leave out works() says whether it is right, first.
 """
 
 from __future__ import annotations

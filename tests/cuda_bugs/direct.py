@@ -11,8 +11,8 @@ BUGS = {
     "channels of the first group": ("direct", "(size_t)(o / og) * cg) * h", "(size_t)(o / cg) * cg) * h"),
     "the activation before z": (
         "direct",
-        "activated(z ? total + z[to] : total, activation)",
-        "activated(total, activation) + (z ? z[to] : 0)",
+        "        if (z) total += z[to];\n        y[to] = activation ? activated(total, activation) : total;",
+        "        y[to] = (activation ? activated(total, activation) : total) + (z ? z[to] : 0);",
     ),
     "strides not asked for": (
         "direct_grad_input",
@@ -20,15 +20,11 @@ BUGS = {
         "if (i < 0 || i / sh >= oh)",
     ),
     "outputs that are not there": ("direct_grad_input", "|| j / sw >= ow)", ")"),
-    "parts read too early": (
+    "every thread's sum": ("direct_grad_weight", "if (threadIdx.x == 0) gw[number] = total;", "gw[number] = total;"),
+    "a thread that does not come": (
         "direct_grad_weight",
-        "        __syncthreads();\n        if (threadIdx.x == 0) {",
-        "        if (threadIdx.x == 0) {",
+        "        total = over_block<Sum>(total);",
+        "        if (threadIdx.x < oh * ow) total = over_block<Sum>(total);",
     ),
-    "a lane that does not come": (
-        "direct_grad_weight",
-        "        for (int step = 16; step; step /= 2) total",
-        "        if (threadIdx.x < oh * ow) for (int step = 16; step; step /= 2) total",
-    ),
-    "half of the warp's sum": ("direct_grad_weight", "int step = 16;", "int step = 8;"),
+    "half of the warp's sum": ("direct_grad_weight", "int step = 16;", "int step = 8;", "reduce.cuh"),
 }
