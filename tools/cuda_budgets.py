@@ -21,8 +21,8 @@ def main() -> None:
     unknown = [file for file in wanted if file not in builds.BUILDS]
     if unknown:
         raise SystemExit(f"{unknown[0]}: needs some of {', '.join(builds.BUILDS)}")
-    of_builds = [(f, d) for f in wanted for d in builds.BUILDS[f]]
-    jobs = list(product(of_builds, builds.ARCHITECTURES, (static.nvcc, static.nvrtc)))
+    of_builds = [((f, d), a) for f in wanted for d in builds.BUILDS[f] for a in builds.architectures(f, d)]
+    jobs = [(*job, compiler) for job, compiler in product(of_builds, (static.nvcc, static.nvrtc))]
     with ThreadPoolExecutor(2) as pool:
         usages = list(pool.map(lambda job: job[2](launch.HERE / job[0][0], job[0][1], job[1]), jobs))
     budgets: dict[str, dict[str, dict[str, float]]] = {}

@@ -39,6 +39,7 @@ KINDS = (
     "output not written",
     "trap",
     "race between blocks",
+    "endless",
 )
 _SHARED, _READ_ONLY, _READ_WRITE, _OUTPUT = range(4)
 
@@ -314,11 +315,13 @@ class Function:
         *,
         order: str = "ascending",
         seed: int = 0,
+        seconds: float = 300.0,
     ) -> int:
         """Launch it; returns how many loads and stores were looked at, 0 in the flavour "result".
 
         args: C-contiguous arrays, Out(array) for those that are outputs, NumPy scalars of the parameters' types, None
-        for a null pointer. Found if the launch did what it must not; arrays then are as they were.
+        for a null pointer. seconds: in the flavour "check", how long it may take until its loops count as endless.
+        Found if the launch did what it must not; arrays then are as they were.
         """
         grid, block = _three("grid", grid), _three("block", block)
         if order not in ORDERS:
@@ -331,6 +334,7 @@ class Function:
             raise ValueError(f"args: {self.name} takes {len(self.letters)}, got {len(args)}")
         code = self.module._code
         code.cudaemu_begin(int(self.module.flavour == "check"))
+        code.cudaemu_limit(ctypes.c_double(seconds))
         for name in self.module._dynamic:
             base = getattr(code, f"cudaemu_dynamic_{name}")
             base.restype = ctypes.c_void_p

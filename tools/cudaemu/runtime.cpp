@@ -8,6 +8,7 @@
 #include "shim/cudaemu.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <link.h>
@@ -23,7 +24,7 @@ namespace cudaemu {
 
 enum Kind {
     RACE, OUT_OF_BOUNDS, MISALIGNED, UNINITIALISED, CONST_WRITE, DIVERGENT_BARRIER, MISSING_BARRIER, DEADLOCK,
-    ASYNC_READ, UNWRITTEN, TRAP, CROSS_BLOCK_RACE
+    ASYNC_READ, UNWRITTEN, TRAP, CROSS_BLOCK_RACE, ENDLESS
 };
 
 struct Access {
@@ -83,6 +84,8 @@ struct Fiber : Thread {
     int state;
     unsigned mask;
     const void* site;
+    // The matrix that it gives to its warp, 0 where lanes meet for something else.
+    uint64_t matrix;
     int memory;
     int predicate;
     uint32_t interval, warp_interval;
@@ -111,6 +114,8 @@ static char *shared_base;
 static size_t shared_size;
 static int barrier_result;
 static uint64_t accesses;
+static double seconds = 300;
+static std::chrono::steady_clock::time_point started;
 // Of the array whose size a launch gives, what this launch may not touch.
 static char *forbidden_begin, *forbidden_end;
 
@@ -260,6 +265,12 @@ static bool release_warps() {
             unsigned mask = f.mask;
             for (size_t k = 0; k < count; k++)
                 if (mask >> k & 1) {
+                    const Fiber& other = fibers[first + k];
+                    if (checking && other.matrix != f.matrix) {
+                        found(TRAP, -1, 0, 0, access_of(&f, offset_of(f.site), false),
+                              access_of(&other, offset_of(other.site), false), "lanes give different matrices to one warp");
+                        aborted = true;
+                    }
                     fibers[first + k].state = READY;
                     if (fibers[first + k].memory) fibers[first + k].warp_interval = latest + 1;
                 }
@@ -462,9 +473,14 @@ static void look(const void* where, unsigned size, bool write, bool atomic, cons
     if (address >= stacks && address < stacks + stacks_size) return;
     Fiber* f = me();
     if (!f) return;
-    accesses++;
-    Region* r = region_of(address, size);
     uint64_t at = offset_of(pc);
+    // Now and then a look at the clock: a loop that waits for another block's value looks at memory forever.
+    if (++accesses % 65536 == 0 &&
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count() > seconds) {
+        found(ENDLESS, -1, 0, size, access_of(f, at, write), Access{}, "the launch is over its time");
+        stop_here();
+    }
+    Region* r = region_of(address, size);
     if (r && address + size > forbidden_begin && address < forbidden_end) {
         found(OUT_OF_BOUNDS, r->number, address - r->base, size, access_of(f, at, write), Access{},
               "beyond the dynamic shared memory of the launch");
@@ -565,6 +581,33 @@ extern "C" void __tsan_init() {}
 extern "C" void __tsan_func_entry(void*) {}
 extern "C" void __tsan_func_exit() {}
 
+// ---- matrix products of a warp (shim/mma.h)
+
+// For each warp two operands as lanes have brought them.
+static float rooms[32][512];
+
+extern "C" float* cudaemu_matrix_room() { return rooms[me()->warp]; }
+
+extern "C" void cudaemu_whole_warp(const void* address, unsigned distance, const void* site) {
+    if (cudaemu_live_lanes() != 0xffffffffu) cudaemu_trap("a matrix needs all 32 lanes of a warp", site);
+    me()->matrix = reinterpret_cast<uint64_t>(address) ^ uint64_t(distance) << 48;
+    cudaemu_warp_arrive(0xffffffffu, site, 0);
+    me()->matrix = 0;
+}
+
+extern "C" void cudaemu_matrix_address(const void* address, unsigned line_bytes, bool write, const void* site) {
+    if (reinterpret_cast<uint64_t>(address) % 32 == 0 && line_bytes % 16 == 0) return;
+    Region* r = region_of(static_cast<const char*>(address), 1);
+    found(MISALIGNED, r ? r->number : -1, r ? static_cast<const char*>(address) - r->base : 0, 32,
+          access_of(me(), offset_of(site), write), Access{},
+          line_bytes % 16 ? "lines of a matrix are multiples of 16 bytes apart" : "a matrix begins at multiples of 32 bytes");
+    stop_here();
+}
+
+extern "C" void cudaemu_matrix_piece(const void* address, bool write, const void* site) {
+    look(address, 16, write, false, site);
+}
+
 struct SourceLocation { const char* file; uint32_t line, column; };
 struct TypeMismatch { SourceLocation where; void* type; unsigned char log_alignment, kind; };
 
@@ -623,6 +666,7 @@ extern "C" void cudaemu_begin(int check) {
     dl_iterate_phdr(find_shared, nullptr);
     checking = check;
     accesses = 0;
+    started = std::chrono::steady_clock::now();
     Region shared{shared_base, shared_size, SHARED, 0, {}};
     if (check) shared.shadow.resize(shared_size);
     regions.push_back(std::move(shared));
@@ -682,6 +726,7 @@ extern "C" int cudaemu_launch(void (*kernel)(void**), void** args, const unsigne
             f.state = READY;
             f.interval = f.warp_interval = 1;
             f.memory = 0;
+            f.matrix = 0;
             f.groups.clear();
             f.stack = stacks + t * STACK;
             prepare(f);
@@ -691,7 +736,10 @@ extern "C" int cudaemu_launch(void (*kernel)(void**), void** args, const unsigne
             for (unsigned t = 0; t < threads; t++)
                 if (fibers[t].state == READY) ready.push_back(t);
             if (ready.empty()) {
-                if (release_warps() || release_barrier()) continue;
+                if (release_warps() || release_barrier()) {
+                    if (aborted) break;
+                    continue;
+                }
                 bool all_done = std::all_of(fibers.begin(), fibers.end(), [](const Fiber& f) { return f.state == DONE; });
                 if (!all_done) deadlock();
                 break;
@@ -725,6 +773,7 @@ extern "C" int cudaemu_launch(void (*kernel)(void**), void** args, const unsigne
     return int(findings.size());
 }
 
+extern "C" void cudaemu_limit(double most) { seconds = most; }
 extern "C" void cudaemu_counting(int on) {
     counting = on;
     visits.clear();
