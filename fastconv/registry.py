@@ -274,15 +274,25 @@ def choose_and_say(op: str, problem: Problem, algorithm: str, backend: str, kept
             f"algorithm={algorithm!r}: needs the name of an algorithm or 'auto', got {type(algorithm).__name__}"
         )
     if algorithm != "auto":
-        return _named_kernel(op, problem, algorithm, backend), "named"
+        return _named_kernel(op, problem, algorithm, backend, _place(backend)), "named"
     algorithm = _named.get().get(f"{op}/{backend}", "auto")
     if algorithm != "auto":
-        return _named_kernel(op, problem, algorithm, backend), "used"
-    return _automatic(op, problem, backend, kept, allowed_limit(), threads.get_num_threads(), _measures.get())
+        return _named_kernel(op, problem, algorithm, backend, _place(backend)), "used"
+    now = allowed_limit(), threads.get_num_threads(), _measures.get()
+    return _automatic(op, problem, backend, kept, *now, _place(backend))
+
+
+def _place(backend: str) -> object:
+    """What kernels may ask of the device: what it is like."""
+    if backend == "cpu":
+        return None
+    from fastconv.kernels.cuda import launch
+
+    return launch.assumed()
 
 
 @lru_cache(maxsize=4096)
-def _named_kernel(op: str, problem: Problem, algorithm: str, backend: str) -> Kernel:
+def _named_kernel(op: str, problem: Problem, algorithm: str, backend: str, place: object) -> Kernel:
     found = {k.algorithm: k for k in kernels(op, backend)}
     if algorithm not in found:
         raise ValueError(f"algorithm={algorithm!r}: {op} on {backend} needs 'auto' or one of {', '.join(found)}")
@@ -295,7 +305,7 @@ def _named_kernel(op: str, problem: Problem, algorithm: str, backend: str) -> Ke
 
 @lru_cache(maxsize=4096)
 def _automatic(
-    op: str, problem: Problem, backend: str, kept: bool, limit: float, team: int, measures: bool
+    op: str, problem: Problem, backend: str, kept: bool, limit: float, team: int, measures: bool, place: object
 ) -> tuple[Kernel, str]:
     able = [k for k in kernels(op, backend) if k.unsupported(problem) is None and k.limit <= limit]
     key = choices.problem_key(op, problem, team, kept)

@@ -15,7 +15,7 @@ from cupy.cuda import nvrtc
 from helpers import HERE, child
 
 import fastconv
-from fastconv import Tensor, device, functional, nn, optim
+from fastconv import Tensor, device, functional, nn, optim, registry
 from fastconv.kernels.cuda import builds, launch
 from fastconv.models import lenet5
 from fastconv.nn import functional as F
@@ -340,7 +340,19 @@ def test_tensor_cores_are_always_named(cp):
             ConvProblem.make((8, 64, 56, 56), (64, 64, 3, 3)),
             ConvProblem.make((1, 3, 9, 9), (4, 3, 3, 3)),
         ):
-            assert fastconv.registry.choose("conv2d", problem, backend="cuda").limit <= 25
+            assert registry.choose("conv2d", problem, backend="cuda").limit <= 25
+
+
+def test_what_a_device_is_too_old_for():
+    problem = ConvProblem.make((1, 3, 9, 9), (4, 3, 3, 3))
+    turing = launch.Device("Turing", 68, 1024, 64 * 1024, capability=75)
+    for name in ("tf32", "half", "bfloat16"):
+        assert registry.choose("conv2d", problem, f"implicit_{name}", "cuda").algorithm == f"implicit_{name}"
+    with launch.running(launch.Emulated(device=turing)):
+        assert registry.choose("conv2d", problem, "implicit_half", "cuda").algorithm == "implicit_half"
+        for name in ("tf32", "bfloat16"):
+            with pytest.raises(fastconv.Unsupported, match=r"compute capability 7\.5, needs 8\.0"):
+                registry.choose("conv2d", problem, f"implicit_{name}", "cuda")
 
 
 def test_explain(cp):

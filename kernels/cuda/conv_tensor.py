@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from fastconv.kernels.cuda import sums
-from fastconv.kernels.cuda.launch import MOST_YZ, blocks, device, launch, out
+from fastconv.kernels.cuda.launch import MOST_YZ, assumed, blocks, device, launch, out
 from fastconv.kernels.cuda.shapes import ACTIVATIONS
 from fastconv.registry import kernel
 
@@ -21,7 +21,8 @@ FORMATS = {"tf32": (11, 4), "half": (11, 2), "bfloat16": (8, 2)}
 
 _FILES = ("tensor.cu", "tensor_weight.cu")
 BUILDS: dict[str, list[dict[str, object]]] = {file: [{"FORMAT": name.upper()} for name in FORMATS] for file in _FILES}
-NEEDS = {f"{file} FORMAT={name.upper()}": "sm_80" for file in _FILES for name in ("tf32", "bfloat16")}
+_NEEDED = {"tf32": "sm_80", "bfloat16": "sm_80"}
+NEEDS = {f"{file} FORMAT={name.upper()}": needed for file in _FILES for name, needed in _NEEDED.items()}
 THREADS = {"tensor": 512, "tensor_weight": 512}
 
 _TILE, _PACK_THREADS = 128, 256
@@ -61,7 +62,10 @@ def _packed(p, backwards, size):
     return (p.c if backwards else p.o) * _depth(p, backwards, size) * size // 4
 
 
-def _unsupported(p, backwards):
+def _unsupported(p, backwards, name):
+    needed = int(_NEEDED.get(name, "sm_75")[3:])
+    if assumed().capability < needed:
+        return f"compute capability {assumed().capability / 10}, needs {needed / 10}"
     if p.dtype != "float32":
         return f"{p.dtype}, needs float32"
     if p.groups != 1:
@@ -127,7 +131,7 @@ def _register(name, bits, size):
             limit=limit(bits),
             cost=lambda p: 0.3 * p.flops,
             scratch=lambda p: _packed(p, backwards, size),
-            unsupported=lambda p: _unsupported(p, backwards),
+            unsupported=lambda p: _unsupported(p, backwards, name),
             prepare=lambda p, w, u: prepare(p, backwards, w, u),
             prepared=lambda p: _packed(p, backwards, size),
             prepare_cost=lambda p: 10.0 * _packed(p, backwards, size),
@@ -147,7 +151,7 @@ def _register(name, bits, size):
         limit=limit(bits),
         cost=lambda p: 0.35 * p.flops,
         scratch=lambda p: _parts(p, size),
-        unsupported=lambda p: _unsupported(p, False),
+        unsupported=lambda p: _unsupported(p, False, name),
     )
     def grad_weight(p, x, gy, gw, scratch):
         (shares, share), columns = _shares(p, size), p.c * p.kh * p.kw

@@ -37,12 +37,14 @@ _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What launches depend on: multiprocessors, threads that each holds, bytes of shared memory a block may have."""
+    """What launches depend on: multiprocessors, threads that each holds, bytes of shared memory a block may have, and
+    the compute capability, 80 for 8.0."""
 
     name: str
     processors: int
     threads: int
     shared_bytes: int
+    capability: int = 80
 
 
 # For the executor; what a launch needs is the same on all, but for how many blocks fill the device.
@@ -100,7 +102,8 @@ class Cupy:
                 runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin,
             )
             limits = (runtime.deviceGetAttribute(attribute, here) for attribute in attributes)
-            self._devices[here] = Device(runtime.getDeviceProperties(here)["name"].decode(), *limits)
+            name = runtime.getDeviceProperties(here)["name"].decode()
+            self._devices[here] = Device(name, *limits, int(self._cupy.cuda.Device().compute_capability))
         return self._devices[here]
 
     def __call__(
@@ -253,7 +256,7 @@ class Interpreted:
         function(grid, block, given, shared_mem)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _interpreted(path: Path, defines: tuple[tuple[str, object], ...], contract: bool) -> Any:
     from fastconv.cudaemu import ptx
 
@@ -284,12 +287,12 @@ def device() -> Device:
     return _current().device
 
 
-def shared_bytes() -> int:
-    """Most bytes of shared memory that a block may have, on the executor's device where there is none."""
+def assumed() -> Device:
+    """The device, or where there is none the executor's: for what a kernel cannot do."""
     try:
-        return device().shared_bytes
+        return device()
     except RuntimeError:
-        return A100.shared_bytes
+        return A100
 
 
 def _current() -> Runner:

@@ -1,7 +1,7 @@
 """lstm, gru and rnn, in evaluation and in training, and their gradients, `persistent`: all steps in one kernel
 (rnn_persistent.cu), for layers so small that a block's shared memory holds U; products of all steps as elsewhere."""
 
-from fastconv.kernels.cuda.launch import blocks, device, launch, out, shared_bytes
+from fastconv.kernels.cuda.launch import assumed, blocks, device, launch, out
 from fastconv.kernels.cuda.rnn_grad import gradients, scratch_of
 from fastconv.kernels.cuda.rnn_steps import (
     CODES,
@@ -42,7 +42,7 @@ def block_of(p, back=False):
     across = _threads(p, back)
     groups = blocks(p.b * p.directions, _SEQUENCES * device().processors)
     groups = min(groups, _THREADS // across)
-    while _bytes(p, groups, back) > shared_bytes():
+    while _bytes(p, groups, back) > assumed().shared_bytes:
         groups -= 1
     return across, groups
 
@@ -61,7 +61,7 @@ def _persistent(kernel_name, p, arrays, back=False):
 
 
 def _unsupported(p, back=False):
-    needed, there = _bytes(p, 1, back), shared_bytes()
+    needed, there = _bytes(p, 1, back), assumed().shared_bytes
     if needed > there:
         return f"{p.h} units take {needed} bytes of shared memory, needs at most {there}"
     if _threads(p, back) > _THREADS:
