@@ -22,13 +22,14 @@ def _tile(rows, columns):
     return 128 if blocks(rows, 128) * blocks(columns, 128) >= device().processors else 64
 
 
-def product(a, a_by_k, b, b_by_k, bias, c, rows, columns, depth, batch=1):
+def product(a, a_by_k, b, b_by_k, bias, c, rows, columns, depth, batch=1, lines=None):
     """c (rows, columns) = a (rows, depth) times b (columns, depth)ᵀ, or of their transposes where they do not lie by k.
 
-    bias: (columns), or None. batch: so many of them, one after the other in a, b and c.
+    bias: (columns), or None. batch: so many of them, one after the other in a, b and c. lines: elements from one line
+    to the next of a and of b, where that is more than a line has.
     """
     tile = _tile(rows, columns)
-    lines = depth if a_by_k else rows, depth if b_by_k else columns
+    lines = lines or (depth if a_by_k else rows, depth if b_by_k else columns)
     apart = np.int64(rows * depth), np.int64(columns * depth)
     args = (a, b, bias, out(c), rows, columns, depth, *lines, *apart)
     grid = blocks(columns, tile), blocks(rows, tile), batch
@@ -42,8 +43,13 @@ def _unsupported(p):
     return f"{most} rows, needs at most {64 * MOST_YZ}" if most > 64 * MOST_YZ else None
 
 
+def _cost(p):
+    # A tile is done whole, however few its rows are.
+    return 1.3 * p.flops / max(p.m, 1) * blocks(p.m, 64) * 64
+
+
 def _register(op):
-    return kernel(f"{op}/gemm/cuda", limit=1.0, cost=lambda p: 1.3 * p.flops, unsupported=_unsupported)
+    return kernel(f"{op}/gemm/cuda", limit=1.0, cost=_cost, unsupported=_unsupported)
 
 
 @_register("linear")
