@@ -1,11 +1,16 @@
 """conv2d and its input gradient by Winograd's F(2×2, 3×3) and F(4×4, 3×3): winograd.cu, products by gemm.cu."""
 
+from collections.abc import Callable
+
 from fastconv.kernels.cuda import linear
 from fastconv.kernels.cuda.launch import MOST_YZ, blocks, launch, out
 from fastconv.kernels.cuda.shapes import ACTIVATIONS
+from fastconv.problem import ConvProblem
 from fastconv.registry import kernel
 
 BUILDS = {"winograd.cu": [{"M": 2}, {"M": 4}]}
+# By the names of kernels: what they do of a problem, where that is not its flops.
+FLOPS: dict[str, Callable[[ConvProblem], int]] = {}
 
 _THREADS = 256
 
@@ -22,6 +27,11 @@ def _tiles(p, backwards, m):
     _, _, _, (height, width), _ = _geometry(p, backwards)
     down, across = blocks(height, m), blocks(width, m)
     return p.n * down * across, down, across
+
+
+def flops(p, backwards, m):
+    """2 × the multiply-adds of transformed tiles; those of the transforms are left out."""
+    return 2 * (m + 2) ** 2 * _tiles(p, backwards, m)[0] * p.c * p.o
 
 
 def _weights(p, m):
@@ -75,6 +85,7 @@ def _run(p, backwards, m, x, w, bias, z, y, scratch, u):
 
 
 def _register(op, backwards, m):
+    FLOPS[f"{op}/winograd_f{m}/cuda"] = lambda p: flops(p, backwards, m)
     return kernel(
         f"{op}/winograd_f{m}/cuda",
         limit=1.0 if m == 2 else 3.0,

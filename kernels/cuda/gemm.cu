@@ -14,7 +14,7 @@
 #endif
 #define EACH (TILE / 16)
 
-extern "C" __global__ void __launch_bounds__(THREADS, TILE == 64 ? 2 : 1)
+extern "C" __global__ void __launch_bounds__(THREADS, TILE == 64 ? 3 : 2)
 gemm(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias, float* __restrict__ c, int rows,
      int columns, int depth, int a_line, int b_line, long long a_batch, long long b_batch) {
     __shared__ __align__(16) float part_a[2][TILE_K][TILE + 4];
@@ -26,16 +26,18 @@ gemm(const float* __restrict__ a, const float* __restrict__ b, const float* __re
     b += blockIdx.z * b_batch;
     c += (size_t)blockIdx.z * rows * columns;
     float sum[EACH][EACH] = {};
-    bring<A_BY_K, TILE>(part_a[0], a, row, rows, 0, depth, a_line);
-    bring<B_BY_K, TILE>(part_b[0], b, column, columns, 0, depth, b_line);
+    Operand<A_BY_K, TILE> of_a(a, row, rows, depth, a_line);
+    Operand<B_BY_K, TILE> of_b(b, column, columns, depth, b_line);
+    of_a.bring(part_a[0]);
+    of_b.bring(part_b[0]);
     __pipeline_commit();
     for (int k0 = 0, part = 0; k0 < depth; k0 += TILE_K, part ^= 1) {
         __pipeline_wait_prior(0);
         // All have what they brought, and nobody still reads the other half.
         __syncthreads();
         if (k0 + TILE_K < depth) {
-            bring<A_BY_K, TILE>(part_a[part ^ 1], a, row, rows, k0 + TILE_K, depth, a_line);
-            bring<B_BY_K, TILE>(part_b[part ^ 1], b, column, columns, k0 + TILE_K, depth, b_line);
+            of_a.bring(part_a[part ^ 1]);
+            of_b.bring(part_b[part ^ 1]);
             __pipeline_commit();
         }
         multiply(part_a[part], part_b[part], to_m, to_n, sum);

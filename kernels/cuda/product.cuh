@@ -24,7 +24,41 @@ static __device__ __forceinline__ void bring(float (*to)[SIZE + 4], const float*
     }
 }
 
-// COUNT floats of a row from to_m on, in fours that are 64 apart; or one.
+// The same for parts that come one after the other from k = 0 on. A thread brings elements that are `apart` floats from each
+// other, of which the first few are there; its pointer may be beyond the operand, for nothing is read then.
+template <int BY_K, int SIZE>
+struct Operand {
+    static const int STEP = THREADS / (BY_K ? TILE_K : SIZE);
+    const float* next;
+    long long apart, onwards;
+    // From this thread's first element on.
+    int rows_left, depth_left;
+
+    __device__ __forceinline__ Operand(const float* from, int row, int rows, int depth, int line) {
+        const int k = BY_K ? threadIdx.x % TILE_K : threadIdx.x / SIZE;
+        const int r = row + (BY_K ? threadIdx.x / TILE_K : threadIdx.x % SIZE);
+        next = from + (BY_K ? (size_t)r * line + k : (size_t)k * line + r);
+        apart = (long long)STEP * line;
+        onwards = BY_K ? TILE_K : (long long)TILE_K * line;
+        rows_left = rows - r;
+        depth_left = depth - k;
+    }
+
+    __device__ __forceinline__ void bring(float (*to)[SIZE + 4]) {
+        const int left = BY_K ? (depth_left > 0 ? rows_left : 0) : (rows_left > 0 ? depth_left : 0);
+        const int k = BY_K ? threadIdx.x % TILE_K : threadIdx.x / SIZE;
+        const int r = BY_K ? threadIdx.x / TILE_K : threadIdx.x % SIZE;
+#pragma unroll
+        for (int e = 0; e < SIZE * TILE_K / THREADS; e++) {
+            float* place = BY_K ? &to[k][r + e * STEP] : &to[k + e * STEP][r];
+            __pipeline_memcpy_async(place, next + e * apart, 4, e * STEP < left ? 0 : 4);
+        }
+        next += onwards;
+        depth_left -= TILE_K;
+    }
+};
+
+// COUNT floats of a row: one, four from `first` on, or four more half a tile further.
 template <int COUNT, int LINE>
 static __device__ __forceinline__ void pick(float* __restrict__ to, const float (&row)[LINE], int first) {
     if (COUNT < 4) {
@@ -32,7 +66,7 @@ static __device__ __forceinline__ void pick(float* __restrict__ to, const float 
     } else {
 #pragma unroll
         for (int e = 0; e < COUNT; e += 4)
-            *reinterpret_cast<float4*>(to + e) = *reinterpret_cast<const float4*>(&row[first + e * 16]);
+            *reinterpret_cast<float4*>(to + e) = *reinterpret_cast<const float4*>(&row[first + e / 4 * ((LINE - 4) / 2)]);
     }
 }
 
