@@ -22,7 +22,9 @@ def child(*arguments, timeout=300, **environment):
 
     An argument with line breaks is a program: it is preceded by -c.
     """
-    variables = {**os.environ, **environment}
+    # What a child measures is not one of several workers' tests.
+    alone = {"PYTEST_XDIST_WORKER": None, "PYTEST_XDIST_WORKER_COUNT": None}
+    variables = {**os.environ, **alone, **environment}
     command = [sys.executable, "-X", "faulthandler"]
     for argument in map(str, arguments):
         command += ["-c", argument] if "\n" in argument else [argument]
