@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -52,22 +51,13 @@ def pytest_configure(config: pytest.Config) -> None:
 NO_DEVICE = "no device"
 
 
-@lru_cache(maxsize=1)
-def has_device() -> bool:
-    """Whether CuPy is here and finds a CUDA device."""
-    from fastconv import device
-
-    try:
-        device.cupy()
-    except RuntimeError:
-        return False
-    return True
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") is not None and not has_device():
-        pytest.skip(NO_DEVICE)
+    if item.get_closest_marker("gpu") is not None:
+        from fastconv import device
+
+        if not device.available():
+            pytest.skip(NO_DEVICE)
 
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from fastconv import testing
+from fastconv import device, testing
 from fastconv.peers import driver
 from fastconv.peers.groups import ALL_PEERS, PEERS, Contender, Group, all_groups
 from fastconv.peers.journal import CannotResume, Journal
@@ -174,6 +174,9 @@ def sitting(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iter
     selected: dict[str, list[Contender]] = {}
     for item in request.session.items:
         parameters = getattr(item, "callspec", None)
+        if item.get_closest_marker("gpu") is not None and not device.available():
+            # It will say so, and be none that is measured.
+            continue
         if parameters is not None and "kernel" in parameters.params:
             name, case = parameters.params["kernel"], parameters.params["case"]
             group = known[f"{case} {name.split('/')[0]}"]

@@ -15,10 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastconv import machine, models, testing, tuning
+from fastconv import device, machine, models, testing, tuning
 from fastconv.nn import init
 from fastconv.problem import DTYPES, GATES, ConvProblem, LinearProblem, PoolProblem, Problem, RecurrentProblem
-from fastconv.registry import OPS, explain, has_meaning, operations
+from fastconv.registry import BACKENDS, OPS, explain, has_meaning, operations
 from fastconv.report import command, runs
 from fastconv.summarize import Summary, summary
 from fastconv.warmup import Warmed, warmup
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastconv {version('fastconv')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    info = commands.add_parser("info", help="CPU features, threads, cache, measured peaks")
+    info = commands.add_parser("info", help="CPU features, threads, cache, measured peaks, the CUDA device")
     info.add_argument("--no-measure", action="store_true", help="do not measure peaks")
 
     warm = commands.add_parser(
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_problem(shown, None)
     shown.add_argument("--kept", action="store_true", help="as a layer in evaluation, which keeps prepared weights")
     shown.add_argument("--measure", action="store_true", help="run every kernel: time, GFLOP/s, share of peak, error")
+    shown.add_argument("--backend", choices=BACKENDS, default="cpu", help="whose kernels (default: cpu)")
 
     timed = commands.add_parser(
         "bench",
@@ -240,6 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.command == "info":
         print(machine.describe(measured=not args.no_measure))
+        try:
+            print(f"device: {device.line()}")
+        except RuntimeError as error:
+            print(f"device: none. {error}")
     elif args.command == "warmup":
         if not args.tune and (args.ops or args.seconds is not None):
             parser.error("--ops and --seconds are for --tune")
@@ -277,8 +282,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             problem, ops = _problem(args)
         except (ValueError, TypeError) as error:
             parser.error(str(error))
+        if args.backend == "cuda":
+            try:
+                device.cupy()
+            except RuntimeError as error:
+                parser.error(f"--backend cuda: {error}")
         with _waiting("measuring every kernel") if args.measure else nullcontext():
-            explained = explain(problem, measure=args.measure, ops=ops, kept=args.kept)
+            explained = explain(problem, measure=args.measure, ops=ops, kept=args.kept, backend=args.backend)
         print(explained)
     return 0
 

@@ -93,6 +93,15 @@ def line() -> str:
     return f"{name} (cuda:{here}), {cuda}, CuPy {xp.__version__}"
 
 
+def available() -> bool:
+    """Whether CuPy is here and finds a CUDA device."""
+    try:
+        cupy()
+    except RuntimeError:
+        return False
+    return True
+
+
 def array_module(x: object) -> Any:
     """The module, numpy or cupy, that makes arrays like `x`."""
     return sys.modules["cupy"] if is_cupy(x) else np

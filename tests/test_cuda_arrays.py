@@ -15,7 +15,7 @@ from cupy.cuda import nvrtc
 from helpers import HERE, child
 
 import fastconv
-from fastconv import Tensor, device, functional, nn, optim, registry
+from fastconv import Tensor, cli, device, functional, nn, optim, registry
 from fastconv.kernels.cuda import builds, launch
 from fastconv.models import lenet5
 from fastconv.nn import functional as F
@@ -368,6 +368,22 @@ def test_explain(cp):
     assert "cuda" not in str(fastconv.explain(problem)).replace("cuda:", "")
     with pytest.raises(ValueError, match="backend='tpu'"):
         fastconv.explain(problem, backend="tpu")
+
+
+def test_the_command(cp, capsys, monkeypatch):
+    assert cli.main(["explain", "conv2d", "1", "3", "9", "8", "4", "3", "--backend", "cuda", "--measure"]) == 0
+    said = capsys.readouterr().out
+    assert "conv2d/implicit/cuda" in said
+    assert "stand-in for an A100" in said
+    assert cli.main(["info", "--no-measure"]) == 0
+    assert "device: stand-in for an A100 (cuda:0)" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    device.cupy.cache_clear()
+    with pytest.raises(SystemExit):
+        cli.main(["explain", "tiny", "--backend", "cuda"])
+    assert "--backend cuda: CUDA needs CuPy, which is not installed" in capsys.readouterr().err
+    assert cli.main(["info", "--no-measure"]) == 0
+    assert "device: none. CUDA needs CuPy" in capsys.readouterr().out
 
 
 def test_tables_are_uploaded_once(cp):
