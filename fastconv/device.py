@@ -7,7 +7,7 @@ memory from its pool, so a call returns before its result is there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -124,6 +124,23 @@ def name_of(x: Any) -> str:
     return f"cuda:{x.device.id}" if is_cupy(x) else "cpu"
 
 
+def seconds(call: Callable[[], Any], count: int = 1) -> tuple[float, Any]:
+    """Seconds between two events of the current device around so many calls, and what the last one returned.
+
+    The device is given something longer to do before, so that it does not wait for the calls to be made.
+    """
+    xp = cupy()
+    start, end, busy = xp.cuda.Event(), xp.cuda.Event(), xp.empty(2**24, np.float32)
+    for value in range(8):
+        busy.fill(value)
+    start.record()
+    for _ in range(count):
+        result = call()
+    end.record()
+    end.synchronize()
+    return float(xp.cuda.get_elapsed_time(start, end)) / 1e3, result
+
+
 def moved(x: Any, device: str) -> Any:
     """The array on the device, itself if it is there. ValueError for an unknown device, RuntimeError without CUDA."""
     kind, number = parse(device)
@@ -141,28 +158,28 @@ def moved(x: Any, device: str) -> Any:
 def foreign(x: Any) -> Any:
     """An array of another library that lies on a CUDA device as a CuPy array over the same memory, else None.
 
-    By `__cuda_array_interface__` (PyTorch, Numba), else by DLPack (JAX). Source: Numba's documentation, "CUDA Array
-    Interface"; the array API standard, "Data interchange".
+    By DLPack, which has the current stream wait for what made the array, else by `__cuda_array_interface__`. Source:
+    the array API standard, "Data interchange"; Numba's documentation, "CUDA Array Interface".
     """
     if isinstance(x, (np.ndarray, np.generic)) or is_cupy(x):
         return None
-    if hasattr(x, "__cuda_array_interface__"):
-        return cupy().asarray(x)
-    # 2 is kDLCUDA.
+    # 2 is kDLCUDA. A view: whose memory is somebody else's can be changed unseen (autograd.Variable._is_exclusive).
     if hasattr(x, "__dlpack_device__") and int(x.__dlpack_device__()[0]) == 2:
-        return cupy().from_dlpack(x)
-    return None
+        return cupy().from_dlpack(x).view()
+    return cupy().asarray(x).view() if hasattr(x, "__cuda_array_interface__") else None
 
 
 def check_together(arrays: Mapping[str, Any]) -> None:
-    """TypeError or ValueError that names the array unless all are CuPy's and those with elements on one device."""
-    first, where = "", ""
+    """TypeError or ValueError that names the array unless all are CuPy's, on CuPy's current device."""
+    here = cupy().cuda.Device().id
     for name, array in arrays.items():
         if not is_cupy(array):
             raise TypeError(f"{name}: is a {type(array).__name__} on the CPU, needs a CuPy array as the others are")
-        first, where = first or name, where or name_of(array)
-        if array.size and name_of(array) != where:
-            raise ValueError(f"{name}: is on {name_of(array)}, needs the device of {first}, {where}")
+        if array.size and array.device.id != here:
+            raise ValueError(
+                f"{name}: is on {name_of(array)}, needs CuPy's current device, cuda:{here}; "
+                f"`with cupy.cuda.Device({array.device.id}):` makes the other one current"
+            )
 
 
 def prepared(array: Any) -> Any:
@@ -194,19 +211,16 @@ class Bound:
         """The outputs for these arrays, which are `prepared`; kept: where what the kernel makes of weights stays."""
         check_together(dict(zip(OPS[self.kernel.op].inputs, arrays, strict=True)))
         if self.empty:
-            with arrays[0].device:
-                return tuple(cupy().zeros(shape, dtype) for shape, dtype in self.outputs)
+            return tuple(cupy().zeros(shape, dtype) for shape, dtype in self.outputs)
         made = {}
         if kept is not None and self.weights is not None:
-            with arrays[0].device:
-                made["u"] = kept.weights(self.kernel, self.problem, [arrays[k] for k in self.weights])
+            made["u"] = kept.weights(self.kernel, self.problem, [arrays[k] for k in self.weights])
         return self.compute(arrays, **made)
 
     def compute(self, arrays: tuple[Any, ...], **made: Any) -> tuple[Any, ...]:
         """The outputs for these arrays, of which there are some; made: u=, what the kernel prepared."""
         xp, dtype = cupy(), self.problem.dtype
-        with arrays[0].device:
-            outputs = tuple([xp.empty(shape, dtype) for shape, dtype in self.outputs])
-            scratch = xp.empty(self.kernel.scratch(self.problem), dtype)
-            self.kernel.run(self.problem, *arrays, *outputs, scratch, **made)
+        outputs = tuple([xp.empty(shape, dtype) for shape, dtype in self.outputs])
+        scratch = xp.empty(self.kernel.scratch(self.problem), dtype)
+        self.kernel.run(self.problem, *arrays, *outputs, scratch, **made)
         return outputs

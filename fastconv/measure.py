@@ -97,13 +97,7 @@ class _DeviceCall:
         self._run = partial(call.compute, given, **made)
 
     def __call__(self) -> float:
-        cuda = device.cupy().cuda
-        start, end = cuda.Event(), cuda.Event()
-        start.record()
-        self._run()
-        end.record()
-        end.synchronize()
-        return float(cuda.get_elapsed_time(start, end)) / 1e3
+        return device.seconds(self._run)[0]
 
 
 def _call(kernel: Kernel, problem: Problem, arrays: tuple[Array, ...], kept: bool) -> _Call | _DeviceCall:

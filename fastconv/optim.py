@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv import ops
 from fastconv.autograd import Array, array_module
-from fastconv.device import check_together, prepared
+from fastconv.device import check_together, is_cupy, prepared
 from fastconv.nn.module import zero_grad
 from fastconv.problem import boolean
 from fastconv.tensors import Tensor
@@ -91,6 +91,8 @@ class Optimizer:
                 if p.grad is None:
                     continue
                 g, state = p.grad._array, self.state.setdefault(p, {})
+                if is_cupy(p._array):
+                    check_together({"parameter": p._array, "gradient": g})
                 kernels = ops.on_device(p._array, g)
                 if kernels is not None and p._array.dtype.char == "f" and p._array.flags.c_contiguous:
                     self._launch(kernels, p._array, prepared(g), state, group)

@@ -184,6 +184,128 @@ def test_embedding(cp, options):
         F.embedding(numbers, cp.asarray(weight))
 
 
+def test_named_recurrent_kernels_from_call_to_call(cp):
+    x = random(3, 2, 5)
+    for layer in (nn.LSTM(5, 7, algorithm="persistent"), nn.GRU(5, 7, algorithm="persistent")):
+        with fastconv.use():
+            wanted = type(layer)(5, 7)
+        wanted.load_state_dict(layer.state_dict())
+        y = wanted.eval()(x)[0]
+        layer.cuda().eval()
+        for _ in range(3):
+            close(layer(cp.asarray(x))[0], y, cp)
+
+
+def test_packed_sequences(cp):
+    x, lengths = random(4, 3, 5), [2, 4, 1]
+
+    def both(x):
+        x = Tensor(x, requires_grad=True)
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        y, counts = nn.utils.rnn.pad_packed_sequence(packed)
+        (y * y).sum().backward()
+        return y.detach()._array, x.grad._array, counts
+
+    for found, wanted in zip(both(cp.asarray(x))[:2], both(x)[:2], strict=True):
+        close(found, wanted, cp)
+    lstm = nn.LSTM(5, 7).eval()
+    packed = nn.utils.rnn.pack_padded_sequence
+    wanted = lstm(packed(x, lengths, enforce_sorted=False))[0].data
+    close(lstm.cuda()(packed(cp.asarray(x), lengths, enforce_sorted=False))[0].data, wanted, cp)
+    close(
+        nn.utils.rnn.pad_sequence([cp.asarray(x[:2, 0]), cp.asarray(x[:, 1])]),
+        np.stack([np.concatenate([x[:2, 0], np.zeros((2, 5), np.float32)]), x[:, 1]], 1),
+        cp,
+    )
+
+
+def test_fused_networks(cp):
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()).eval()
+    net[1].running_mean.copy_(random(6))
+    x = random(*IMAGES)
+    wanted = net(x)
+    fused = nn.fuse(net.cuda())
+    assert {p.device for p in fused.parameters()} == {"cuda:0"}
+    close(fused(cp.asarray(x)), wanted, cp)
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 0.0, float("inf"), float("-inf")])
+def test_clipping(cp, norm_type):
+    a, b = (nn.Linear(3, 4) for _ in range(2))
+    b.load_state_dict(a.state_dict())
+    b.cuda()
+    x = random(5, 3)
+    a(Tensor(x)).sum().backward()
+    b(Tensor(cp.asarray(x))).sum().backward()
+    totals = [nn.utils.clip_grad_norm_(layer.parameters(), 0.5, norm_type).item() for layer in (a, b)]
+    assert totals[1] == pytest.approx(totals[0], rel=1e-5)
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        close(q.grad._array, p.grad.numpy(), cp)
+    nn.utils.clip_grad_value_(b.parameters(), 0.01)
+
+
+def test_one_hot(cp):
+    labels = np.array([[0, 2], [1, 1]])
+    np.testing.assert_array_equal(F.one_hot(cp.asarray(labels)).get(), F.one_hot(labels))
+    np.testing.assert_array_equal(F.one_hot(cp.asarray(labels), 5).get(), F.one_hot(labels, 5))
+
+
+def test_memory_of_others_is_never_taken_for_our_own(cp):
+    """Else a change of it would go unseen by what is kept of weights."""
+    w = random(5, 3, 3, 3)
+    layer = nn.Conv2d(3, 5, 3, bias=False).eval()
+    layer.weight = nn.Parameter(Foreign(w, "interface"))
+    x = cp.asarray(random(*IMAGES))
+    first = layer(x).get()
+    layer(x)
+    w *= 2
+    np.testing.assert_allclose(layer(x).get(), 2 * first, rtol=1e-5)
+
+
+def test_labels_and_gradients_must_be_there_too(cp):
+    logits = cp.asarray(random(4, 5))
+    with pytest.raises(TypeError, match="target: is a ndarray on the CPU"):
+        F.cross_entropy(logits, np.array([1, 2, 3, 4]))
+    with pytest.raises(TypeError, match="weight: is a ndarray on the CPU"):
+        F.cross_entropy(logits, cp.asarray(np.array([1, 2, 3, 4])), np.ones(5, np.float32))
+    layer = nn.Linear(3, 2).cuda()
+    layer.weight.grad = Tensor(random(2, 3))
+    with pytest.raises(TypeError, match="gradient: is a ndarray on the CPU"):
+        optim.SGD(layer.parameters(), lr=0.1).step()
+
+
+class Elsewhere:
+    """The stand-in's current device, while it lasts, is another than the one that has the arrays."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+
+    def __enter__(self):
+        self.monkeypatch.setattr(cupy_standin.Device, "current", 1)
+
+    def __exit__(self, *_):
+        self.monkeypatch.setattr(cupy_standin.Device, "current", 0)
+
+
+def test_arrays_must_be_on_the_current_device(cp, monkeypatch):
+    x, w = cp.asarray(random(1, 3, 8, 8)), cp.asarray(random(5, 3, 3, 3))
+    with (
+        Elsewhere(monkeypatch),
+        pytest.raises(ValueError, match=r"x: is on cuda:0, needs CuPy's current device, cuda:1"),
+    ):
+        functional.conv2d(x, w)
+    with Elsewhere(monkeypatch), pytest.raises(ValueError, match="needs CuPy's current device"):
+        F.relu(x)
+
+
+def test_no_device_has_such_a_grid(cp):
+    with pytest.raises(ValueError, match=r"grid=\(1, 70000\) of pack: needs at most"):
+        launch.launch("rnn.cu", "pack", (1, 70_000), (256,), (), CELL=0, ROWS=16)
+    tall = ConvProblem.make((1, 4, 600_000, 4), (4, 2, 1, 1), groups=2)
+    with pytest.raises(fastconv.Unsupported, match="no kernel can do"):
+        registry.choose("conv2d", tall, backend="cuda")
+
+
 def test_ctc_is_for_the_cpu(cp):
     x = F.log_softmax(cp.asarray(random(5, 2, 4)), 2)
     with pytest.raises(TypeError, match="log_probs: is on cuda:0, needs an array on the CPU"):
@@ -405,7 +527,7 @@ def test_a_source_stands_alone(file):
     folders = [f"-I{folder}" for folder in launch.include_folders()]
     program = nvrtc.createProgram(source, file, (), ())
     try:
-        nvrtc.compileProgram(program, ("-arch=sm_80", "-std=c++17", *folders, *defines))
+        nvrtc.compileProgram(program, ("-arch=sm_80", "-std=c++17", "-ftz=true", *folders, *defines))
         assert nvrtc.getCUBIN(program)
     finally:
         nvrtc.destroyProgram(program)

@@ -17,6 +17,7 @@ import numpy as np
 
 from fastconv import functional, ops, views
 from fastconv.autograd import Array, T, Variable, array, array_module, is_recorded, record
+from fastconv.device import check_together, is_cupy
 from fastconv.memory import empty
 from fastconv.nn.checks import axis_of, check_classes, fraction, image_shape, not_negative, one_of, real
 from fastconv.nn.ctc import REDUCTIONS as REDUCTIONS
@@ -318,6 +319,11 @@ def _adaptive(input: Any, size: OutputSize) -> tuple[Array, list[Windows], tuple
     return a, windows, ((rows[0], columns[0]), (rows[1], columns[1]))
 
 
+def _within(height: int, width: int, rows: int, columns: int) -> bool:
+    """Whether a device's kernels, which count in int, take an image and windows of these sizes."""
+    return max(height * width, height * rows, width * columns) < 2**30
+
+
 def _means(a: Array, windows: Windows, axis: int) -> Array:
     """The mean of every window along `axis`."""
     a = a.swapaxes(0, axis)
@@ -345,7 +351,7 @@ def adaptive_avg_pool2d(input: T, output_size: OutputSize) -> T:
     if plain:
         return avg_pool2d(input, *plain)
     height, width = a.shape[-2:]
-    if (kernels := ops.on_device(a)) is not None:
+    if (kernels := ops.on_device(a)) is not None and _within(height, width, len(rows), len(columns)):
         size = image_shape(a)
         y = kernels.adaptive_means(_shaped(a, size), (len(rows), len(columns)))
         shape = y.shape
@@ -370,7 +376,7 @@ def adaptive_max_pool2d(input: T, output_size: OutputSize, return_indices: bool 
     boolean("return_indices", return_indices)
     x = _shaped(a, image_shape(a))
     n, c, height, width = x.shape
-    if (kernels := ops.on_device(a)) is not None:
+    if (kernels := ops.on_device(a)) is not None and _within(height, width, len(rows), len(columns)):
         y, indices, places = kernels.adaptive_maxima(x, (len(rows), len(columns)))
         large, small = y.shape, (*a.shape[:-2], *y.shape[2:])
 
@@ -673,7 +679,8 @@ def one_hot(tensor: T, num_classes: int = -1) -> T:
     a = array(tensor, "tensor")
     if a.dtype.kind not in "iu":
         raise TypeError(f"tensor: dtype {a.dtype} is not supported, needs an integer dtype")
-    classes = int(a.max(initial=-1)) + 1 if num_classes == -1 else integer("num_classes", num_classes)
+    most = int(a.max()) if a.size else -1
+    classes = most + 1 if num_classes == -1 else integer("num_classes", num_classes)
     check_classes("tensor", a, classes)
     xp = array_module(a)
     y = xp.zeros((*a.shape, classes), np.int64)
@@ -737,6 +744,8 @@ def cross_entropy(
     elif t.dtype.kind in "iu":
         if t.shape != a.shape[:axis] + a.shape[axis + 1 :]:
             raise ValueError(f"target={t.shape}: needs input's shape {a.shape} without its dimension {axis}")
+        if is_cupy(a):
+            check_together({"input": a, "target": t, "weight": w})
         if (kernels := ops.on_device(a, w)) is not None:
             given = None if weight is None else w
             loss = kernels.CrossEntropy(a, t, given, ignore_index, reduction, smoothing)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastconv.autograd import Array
+from fastconv.device import moved
 from fastconv.nn.activation import ReLU, Sigmoid, Tanh
 from fastconv.nn.container import Sequential
 from fastconv.nn.conv import Conv2d
@@ -118,7 +119,7 @@ def _foldable(conv: Conv2d, norm: BatchNorm2d, uses: _Uses) -> bool:
 
 
 def _float64(tensor: Any, otherwise: float) -> Array:
-    value: Array = np.asarray(otherwise if tensor is None else tensor._array, np.float64)
+    value: Array = np.asarray(otherwise if tensor is None else moved(tensor._array, "cpu"), np.float64)
     return value
 
 
@@ -130,6 +131,6 @@ def _fold(conv: Conv2d, norm: BatchNorm2d) -> None:
         gain = _float64(norm.weight, 1) / np.sqrt(_float64(norm.running_var, 1) + norm.eps)
         bias = (_float64(conv.bias, 0) - _float64(norm.running_mean, 0)) * gain + _float64(norm.bias, 0)
         weight = _float64(conv.weight, 0) * gain[:, None, None, None]
-        arrays = weight.astype(dtype), bias.astype(dtype)
+        arrays = [moved(a.astype(dtype), conv.weight.device) for a in (weight, bias)]
     conv.weight = Parameter(arrays[0], needs)
     conv.bias = Parameter(arrays[1], needs if conv.bias is None else conv.bias.requires_grad)

@@ -207,7 +207,7 @@ class _Recurrent(Module):
             states = tuple(views.unsqueeze(state, 1) for state in states)
         counts = _lengths(lengths, shape[1 - axis], shape[axis])
         y, states = self._layers(x, states, counts)
-        if not single and not self.training and is_array(input) and array(x).size:
+        if not single and not self.training and type(input) is np.ndarray and input.size:
             self.__dict__["_ready"] = of_layers(self, array(x), hx, counts is not None)
         if single:
             y, states = views.squeeze(y, axis), tuple(views.squeeze(state, 1) for state in states)

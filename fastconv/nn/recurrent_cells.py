@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import views
-from fastconv.autograd import array, array_module, is_array
+from fastconv.autograd import array, array_module
 from fastconv.functional import Kept
 from fastconv.nn import recurrence, steps
 from fastconv.nn.checks import float_dtype, one_of, real
@@ -99,7 +99,7 @@ class _Cell(Module):
         else:
             states = self._step(views.unsqueeze(input, 0), tuple(views.unsqueeze(state, 0) for state in states))
             states = tuple(views.squeeze(state, 0) for state in states)
-        if is_array(input) and a.ndim == 2 and hx is not None and a.shape[0]:
+        if type(input) is np.ndarray and a.ndim == 2 and hx is not None and a.shape[0]:
             kept = self._keep() if self.algorithm != steps.COMPOSED else None
             ready = None if kept is None else ReadyCell(self, a, kept)
             self.__dict__["_ready"] = None if ready is None or ready.call is None else ready

@@ -44,6 +44,8 @@ def _unsupported(p):
     # Rows and columns that threads without work count to, too.
     height, width = p.h + sum(p.padding[:2]) + 256 * p.stride[0], p.w + sum(p.padding[2:]) + 256 * p.stride[1]
     largest = max(height * width, p.n * p.o, p.o * p.kh * p.kw)
+    if max(p.h, p.oh) > MOST_YZ:
+        return f"{max(p.h, p.oh)} rows, needs at most {MOST_YZ}"
     return f"{largest} elements, needs fewer than 2³⁰" if largest >= 2**30 else None
 
 

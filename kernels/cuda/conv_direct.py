@@ -1,7 +1,7 @@
 """conv2d and its gradients by the definition, for every problem: direct.cu."""
 
 from fastconv.kernels.cuda.launch import blocks, launch, out
-from fastconv.kernels.cuda.shapes import ACTIVATIONS, REALS, rectangle
+from fastconv.kernels.cuda.shapes import ACTIVATIONS, MOST_ROWS, REALS, rectangle
 from fastconv.registry import kernel
 
 BUILDS = {"direct.cu": [{"REAL": "float"}, {"REAL": "double"}]}
@@ -20,6 +20,8 @@ def _unsupported(p):
     most = 2**31 - 1
     reach = max((p.oh + 1) * p.stride[0] + p.kh * p.dilation[0], (p.ow + 1) * p.stride[1] + p.kw * p.dilation[1])
     largest = max(p.n * p.o, p.n * p.c, p.o * p.cg * p.kh * p.kw, p.oh * p.ow, p.h + reach, p.w + reach)
+    if max(p.h, p.oh) > MOST_ROWS:
+        return f"{max(p.h, p.oh)} rows, needs at most {MOST_ROWS}"
     return f"{largest} of something, needs numbers below 2³¹" if largest > most else None
 
 

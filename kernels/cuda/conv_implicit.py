@@ -37,7 +37,7 @@ def _axis(size, taps, dilation, before, stride, backwards):
 
 
 @lru_cache(maxsize=256)
-def tables(p, backwards, parts=1):
+def tables(p, backwards, parts):
     """(places, grids) as implicit.cu has them, int32 (q, 4) and (grids, 7), with sums cut into so many parts.
 
     Grids with the longest sums come first. Places do not depend on the parts.
@@ -67,7 +67,7 @@ def tables(p, backwards, parts=1):
 
 def _parts(p, backwards):
     """Into how many parts sums are cut: as many as give every multiprocessor a block, of _FEWEST terms at least."""
-    grids = tables(p, backwards)[1]
+    grids = tables(p, backwards, 1)[1]
     columns = p.c if backwards else p.o
     tiles = _tiles(columns)
     wanted = blocks(p.n * int(max(grids[:, 2] * grids[:, 3])), tiles["TILE_P"]) * blocks(columns, tiles["TILE_O"])
@@ -91,12 +91,12 @@ def _row(columns):
 
 
 def _packed(p, backwards):
-    return len(tables(p, backwards)[0]) * _row(p.c if backwards else p.o)
+    return len(tables(p, backwards, 1)[0]) * _row(p.c if backwards else p.o)
 
 
 def _prepare(p, backwards, w, u):
     columns, taps = p.c if backwards else p.o, p.kh * p.kw
-    places, row = tables(p, backwards)[0], _row(columns)
+    places, row = tables(p, backwards, 1)[0], _row(columns)
     args = (w, places, out(u[: len(places) * row]), columns, taps if backwards else p.c * taps, row)
     launch("implicit.cu", "pack", (blocks(row, _THREADS), len(places)), (_THREADS,), args, **_tiles(columns))
 

@@ -57,7 +57,7 @@ def grad_weight(p, x, gy, gw, scratch):
     high, wide = tiles(p)[0]
     build = {"TILE_O": high, "TILE_Q": wide}
     grid = blocks(columns, wide), blocks(p.o, high), shares
-    args = (x, gy, tables(p, False)[0], out(parts), pixels, share, *place)
+    args = (x, gy, tables(p, False, 1)[0], out(parts), pixels, share, *place)
     launch("weight.cu", "weight", grid, (_THREADS,), args, **build)
     count = p.o * columns
     args = (parts, out(gw), count, shares)

@@ -48,8 +48,9 @@ def _unsupported(p, backwards, m):
         return f"{p.dtype}, needs float32"
     if (p.kh, p.kw, *p.stride, *p.dilation, p.groups) != (3, 3, 1, 1, 1, 1, 1):
         return "needs 3×3 windows, stride 1, no dilation, one group"
-    if p.c > MOST_YZ or p.o > 64 * MOST_YZ:
-        return f"{p.c} channels to {p.o}, needs at most {MOST_YZ} to {64 * MOST_YZ}"
+    read, written = (p.o, p.c) if backwards else (p.c, p.o)
+    if read > MOST_YZ or written > 64 * MOST_YZ:
+        return f"{read} channels to {written}, needs at most {MOST_YZ} to {64 * MOST_YZ}"
     largest = max((m + 2) ** 2 * _tiles(p, backwards, m)[0], p.h * p.w, p.oh * p.ow)
     return f"{largest} elements of tiles, needs fewer than 2³¹" if largest >= 2**31 else None
 

@@ -5,14 +5,23 @@ The modules beside this one have the launches, on arrays that the caller owns.
 
 import numpy as np
 
-from fastconv.device import array_module, is_cupy, prepared
+from fastconv.device import array_module, check_together, is_cupy, prepared
 from fastconv.kernels.cuda import adaptive, optim, pointwise, softmax, sums
+
+# Elements, with room for a launch's threads beyond them.
+_MOST = 2**30
 
 
 def take(*arrays):
-    """Whether the functions here take these: CuPy arrays, all of float32 or all of float64, with elements."""
+    """Whether the functions here take these: CuPy arrays, all of float32 or all of float64, with elements, which can be
+    counted in an int."""
     first = arrays[0]
-    return is_cupy(first) and first.dtype.char in "fd" and first.size and all(a.dtype == first.dtype for a in arrays)
+    fits = is_cupy(first) and first.dtype.char in "fd" and 0 < first.size < _MOST
+    if not (fits and all(is_cupy(a) and a.dtype == first.dtype for a in arrays)):
+        return False
+    for a in arrays:
+        check_together({"input": a})
+    return True
 
 
 def _like(a):

@@ -118,7 +118,8 @@ class Cupy:
     ) -> None:
         function = _function(file, kernel, tuple(sorted(defines.items())))
         if shared_mem > _GIVEN_SHARED:
-            function.max_dynamic_shared_size_bytes = shared_mem
+            # All that there is: other threads may launch it with more or less.
+            function.max_dynamic_shared_size_bytes = self.device.shared_bytes
         function(tuple(grid), tuple(block), tuple([self._given(one) for one in args]), shared_mem=shared_mem)
 
     def _given(self, value: Any) -> Any:
@@ -134,14 +135,18 @@ class Cupy:
 
     def _uploaded(self, table: np.ndarray) -> Any:
         key = id(table), self._cupy.cuda.Device().id
-        if key not in self._tables:
+        found = self._tables.get(key)
+        if found is None:
             # With the array itself, so that no other one comes to have its id.
-            self._tables[key] = table, self._cupy.asarray(table)
-            # Other streams may be the next to read it.
+            found = table, self._cupy.asarray(table)
+            # Other streams and threads may be the next to read it.
             self._cupy.cuda.get_current_stream().synchronize()
+            self._tables[key] = found
             if len(self._tables) > _MOST_TABLES:
+                # What was uploaded first may still be read.
+                self._cupy.cuda.Device().synchronize()
                 self._tables.popitem(last=False)
-        return self._tables[key][1]
+        return found[1]
 
 
 @lru_cache(maxsize=1024)
@@ -314,7 +319,13 @@ def launch(
     shared_mem: int = 0,
     **defines: object,
 ) -> None:
-    """Launch a kernel of a file in this folder, compiled with these defines; shared_mem: bytes that are dynamic."""
+    """Launch a kernel of a file in this folder, compiled with these defines; shared_mem: bytes that are dynamic.
+
+    ValueError if no device has such a grid.
+    """
+    across, *others = grid
+    if not 0 < across < 2**31 or not all(0 < n <= MOST_YZ for n in others):
+        raise ValueError(f"grid={tuple(grid)} of {kernel}: needs at most {(2**31 - 1, MOST_YZ, MOST_YZ)} blocks")
     _current()(file, kernel, grid, block, args, defines, shared_mem)
 
 

@@ -41,6 +41,9 @@ def _unsupported(p):
     most = 2**31 - 1
     reach = max(p.h * p.w, p.oh * p.ow, (p.oh + 1) * p.stride[0] + p.kh * p.dilation[0])
     reach = max(reach, (p.ow + 1) * p.stride[1] + p.kw * p.dilation[1])
+    # As few rows as the widest block has of them.
+    if max(p.h, p.oh) > 2 * MOST_YZ:
+        return f"{max(p.h, p.oh)} rows, needs at most {2 * MOST_YZ}"
     return f"a plane of {p.h}×{p.w}, needs numbers below 2³¹" if reach > most else None
 
 

@@ -6,6 +6,8 @@ REALS = {"float32": "float", "float64": "double"}
 # As activation.cuh and direct.cu number them.
 ACTIVATIONS = {"": 0, "relu": 1, "sigmoid": 2, "tanh": 3}
 _THREADS = 256
+# Most rows that `rectangle` has blocks for, however wide they are.
+MOST_ROWS = MOST_YZ * (_THREADS // 32)
 
 
 def rectangle(columns, rows, planes):

@@ -35,16 +35,7 @@ def build(work: dict[str, Any], arrays: Arrays, folder: str, kernel: str, module
         found.prepare(p, *(inputs[op.inputs.index(name)] for name in op.weights), made["u"])
     call = partial(functional.bound(found, p).compute, inputs, **made)
 
-    def timed(count: int) -> tuple[float, Any]:
-        start, end = xp.cuda.Event(), xp.cuda.Event()
-        start.record()
-        for _ in range(count):
-            outputs = call()
-        end.record()
-        end.synchronize()
-        return float(xp.cuda.get_elapsed_time(start, end)) / 1e3, outputs
-
     def read(outputs: Any) -> list[np.ndarray]:
         return [array.get() for array in outputs]
 
-    return Prepared(call, read, lambda: kernel, timed=timed)
+    return Prepared(call, read, lambda: kernel, timed=partial(device.seconds, call))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.autograd import Array, Variable, array, is_array
+from fastconv.device import is_cupy
 from fastconv.problem import boolean
 from fastconv.tensors import Tensor
 
@@ -51,10 +52,14 @@ def _norm(a: Array, norm_type: float) -> float:
     flat = a.reshape(-1)
     if math.isinf(norm_type):
         sizes = np.abs(flat)
-        return float(sizes.max(initial=0) if norm_type > 0 else sizes.min(initial=math.inf))
+        if not len(flat):
+            return 0.0 if norm_type > 0 else math.inf
+        return float(sizes.max() if norm_type > 0 else sizes.min())
     total = 0.0
-    for start in range(0, len(flat), _BLOCK):
-        sizes = np.abs(flat[start : start + _BLOCK], dtype=np.float64)
+    # A device has room for all, and is waited for at every block.
+    block = max(len(flat), 1) if is_cupy(flat) else _BLOCK
+    for start in range(0, len(flat), block):
+        sizes = np.abs(flat[start : start + block].astype(np.float64))
         total += float((sizes != 0).sum() if norm_type == 0 else (sizes**norm_type).sum())
     return total if norm_type == 0 else math.nan if math.isnan(total) else total ** (1 / norm_type)
 

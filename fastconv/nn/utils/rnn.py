@@ -8,11 +8,12 @@ Source: torch.nn.utils.rnn, from which unpad_sequence differs in leaving its inp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from fastconv.autograd import Array, Variable, array, is_array, record
+from fastconv.autograd import Array, Variable, array, array_module, is_array, record
+from fastconv.device import moved
 from fastconv.nn.checks import one_of
 from fastconv.problem import boolean, integer
 
@@ -46,7 +47,8 @@ class PackedSequence(_Packed):
 
 def _integers(name: str, values: Any) -> Array:
     """`values`, a sequence, array or Tensor of integers, as int64 (B,)."""
-    given = array(values) if isinstance(values, Variable) or is_array(values) else np.array(values)
+    # Counts are for the CPU, which loops over them.
+    given = moved(array(values), "cpu") if isinstance(values, Variable) or is_array(values) else np.array(values)
     if given.ndim != 1:
         raise ValueError(f"{name}={values!r:.60}: needs one int for each sequence, got {given.ndim} dimensions")
     if given.size and given.dtype.kind not in "iu":
@@ -118,8 +120,9 @@ def _sequences(sequences: Any) -> tuple[list[Any], list[Array]]:
     return given, arrays
 
 
-def _filled(shape: tuple[int, ...], dtype: Any, padding_value: float) -> Array:
-    return np.full(shape, padding_value, dtype) if padding_value else np.zeros(shape, dtype)
+def _filled(shape: tuple[int, ...], like: Array, padding_value: float) -> Array:
+    xp = array_module(like)
+    return cast(Array, xp.full(shape, padding_value, like.dtype) if padding_value else xp.zeros(shape, like.dtype))
 
 
 def _back(where: tuple[Any, ...], a: Array) -> Callable[[Array], Array]:
@@ -127,9 +130,9 @@ def _back(where: tuple[Any, ...], a: Array) -> Callable[[Array], Array]:
     shape, dtype = a.shape, a.dtype
 
     def gradient(g: Array) -> Array:
-        gx = np.zeros(shape, dtype)
+        gx = array_module(g).zeros(shape, dtype)
         gx[where] = g
-        return gx
+        return cast(Array, gx)
 
     return gradient
 
@@ -189,7 +192,7 @@ def pad_packed_sequence(
             raise ValueError(f"sequence.unsorted_indices: needs {batch} indices, one a sequence, got {len(back)}")
         lengths, place = lengths[back], invert_permutation(back)[place]
     where = (place, step) if first else (step, place)
-    padded = _filled(((batch, steps) if first else (steps, batch)) + data.shape[1:], data.dtype, padding_value)
+    padded = _filled(((batch, steps) if first else (steps, batch)) + data.shape[1:], data, padding_value)
     padded[where] = data
     return record(sequence.data, padded, (sequence.data, lambda g: g[where])), record(sequence.data, lengths)
 
@@ -208,7 +211,7 @@ def pad_sequence(
     given, arrays = _sequences(sequences)
     steps, batch = max(len(a) for a in arrays), len(arrays)
     shape = ((batch, steps) if first else (steps, batch)) + arrays[0].shape[1:]
-    padded = _filled(shape, arrays[0].dtype, padding_value)
+    padded = _filled(shape, arrays[0], padding_value)
     edges = []
     for i, (sequence, a) in enumerate(zip(given, arrays, strict=True)):
         start = steps - len(a) if padding_side == "left" else 0
