@@ -18,6 +18,7 @@ from fastconv.registry import OPS, kernels, operations
 # What the small cases leave out: pixels for several shares of a weight gradient, channels for several parts of a sum.
 PARTS = {"padding": 1, "bias": True, "activation": "relu", "add": True}
 MORE = [
+    testing.Case("conv-no-tap", ConvProblem.make((1, 2, 1, 1), (3, 2, 1, 1), stride=2, padding=1), small=True),
     testing.Case("conv-parts", ConvProblem.make((2, 70, 5, 6), (9, 70, 3, 3), **PARTS), small=True),
     testing.Case("conv-shares", ConvProblem.make((3, 2, 17, 19), (5, 2, 3, 3), stride=(1, 2), padding=1), small=True),
     testing.Case("conv-depthwise-shares", ConvProblem.make((3, 2, 40, 70), (4, 1, 3, 3), groups=2), small=True),

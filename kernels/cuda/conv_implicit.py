@@ -97,6 +97,9 @@ def _packed(p, backwards):
 def _prepare(p, backwards, w, u):
     columns, taps = p.c if backwards else p.o, p.kh * p.kw
     places, row = tables(p, backwards, 1)[0], _row(columns)
+    if not len(places):
+        # No output meets a tap.
+        return
     args = (w, places, out(u[: len(places) * row]), columns, taps if backwards else p.c * taps, row)
     launch("implicit.cu", "pack", (blocks(row, _THREADS), len(places)), (_THREADS,), args, **_tiles(columns))
 
