@@ -204,12 +204,9 @@ class Adam(Optimizer):
         boolean("maximize", group["maximize"])
 
     def _update(self, p: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
-        xp = array_module(p)
-        if not state:
-            state.update(step=0, exp_avg=xp.zeros_like(p), exp_avg_sq=xp.zeros_like(p))
+        m, v = self._moments(p, state)
         state["step"] += 1
         beta1, beta2 = map(float, group["betas"])
-        m, v = state["exp_avg"], state["exp_avg_sq"]
         m += (1 - beta1) * (g - m)
         v *= beta2
         v += (1 - beta2) * (g * g)
@@ -218,10 +215,15 @@ class Adam(Optimizer):
         p -= size * m / (np.sqrt(v) / scale + float(group["eps"]))
 
     def _launch(self, kernels: Any, p: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
-        xp = array_module(p)
-        if not state:
-            state.update(step=0, exp_avg=xp.zeros_like(p), exp_avg_sq=xp.zeros_like(p))
-        check_together({"parameter": p, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]})
+        m, v = self._moments(p, state)
+        check_together({"parameter": p, "exp_avg": m, "exp_avg_sq": v})
         state["step"] += 1
-        options = {name: group[name] for name in _ADAM}
-        kernels.adam(p, g, state["exp_avg"], state["exp_avg_sq"], state["step"], **options)
+        kernels.adam(p, g, m, v, state["step"], **{name: group[name] for name in _ADAM})
+
+    @staticmethod
+    def _moments(p: Array, state: dict[str, Any]) -> tuple[Array, Array]:
+        """The moving means of g and g², zeros before the first step."""
+        if not state:
+            xp = array_module(p)
+            state.update(step=0, exp_avg=xp.zeros_like(p), exp_avg_sq=xp.zeros_like(p))
+        return state["exp_avg"], state["exp_avg_sq"]

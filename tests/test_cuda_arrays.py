@@ -266,6 +266,8 @@ def test_labels_and_gradients_must_be_there_too(cp):
     logits = cp.asarray(random(4, 5))
     with pytest.raises(TypeError, match="target: is a ndarray on the CPU"):
         F.cross_entropy(logits, np.array([1, 2, 3, 4]))
+    with pytest.raises(TypeError, match="input: is a ndarray on the CPU"):
+        F.cross_entropy(random(4, 5), cp.asarray(np.array([1, 2, 3, 4])))
     with pytest.raises(TypeError, match="weight: is a ndarray on the CPU"):
         F.cross_entropy(logits, cp.asarray(np.array([1, 2, 3, 4])), np.ones(5, np.float32))
     layer = nn.Linear(3, 2).cuda()

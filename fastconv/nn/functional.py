@@ -744,7 +744,7 @@ def cross_entropy(
     elif t.dtype.kind in "iu":
         if t.shape != a.shape[:axis] + a.shape[axis + 1 :]:
             raise ValueError(f"target={t.shape}: needs input's shape {a.shape} without its dimension {axis}")
-        if is_cupy(a):
+        if is_cupy(a) or is_cupy(t):
             check_together({"input": a, "target": t, "weight": w})
         if (kernels := ops.on_device(a, w)) is not None:
             given = None if weight is None else w

@@ -219,10 +219,8 @@ class Emulated:
         defines: Any,
         shared_mem: int = 0,
     ) -> None:
-        from fastconv import cudaemu
-
         function = _emulated(self.folder / file, tuple(sorted(defines.items())), self.flavour).get_function(kernel)
-        given = [cudaemu.Out(one.array) if isinstance(one, Out) else _scalar(one) for one in args]
+        given = _on_cpu(args)
         self.launches += 1
         if self.counts is not None:
             self.counts[kernel] = function.count(grid, block, given, shared_mem)
@@ -253,12 +251,9 @@ class Interpreted:
         defines: Any,
         shared_mem: int = 0,
     ) -> None:
-        from fastconv import cudaemu
-
         function = _interpreted(self.folder / file, tuple(sorted(defines.items())), self.contract).get_function(kernel)
-        given = [cudaemu.Out(one.array) if isinstance(one, Out) else _scalar(one) for one in args]
         self.launches += 1
-        function(grid, block, given, shared_mem)
+        function(grid, block, _on_cpu(args), shared_mem)
 
 
 @lru_cache(maxsize=128)
@@ -266,6 +261,13 @@ def _interpreted(path: Path, defines: tuple[tuple[str, object], ...], contract: 
     from fastconv.cudaemu import ptx
 
     return ptx.Module(path, dict(defines), contract)
+
+
+def _on_cpu(args: Sequence[Any]) -> list[Any]:
+    """Arguments as the executor and the interpreter take them."""
+    from fastconv import cudaemu
+
+    return [cudaemu.Out(one.array) if isinstance(one, Out) else _scalar(one) for one in args]
 
 
 def _scalar(value: Any) -> Any:
